@@ -1,0 +1,221 @@
+"""Pretrains the bundled T5 from random weights on the corpus, on CPU or CUDA, resumable.
+
+    python data/build/pretrain.py --steps 9000               # stops and resumes anywhere
+    python data/build/pretrain.py --export out/build/run     # -> data/models/tiny
+
+Each step is one batch of one length bucket, so that a few shapes serve the whole run. The order of
+batches follows from the seed alone and the state holds weights, optimiser moments and step: a
+resumed run repeats the interrupted one.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, GenerationConfig, T5Config, T5ForConditionalGeneration
+
+from utils.profile import choose_device, tune_allocator
+
+import episodes
+import grammar
+
+KINDS = list(episodes.MIX)
+MODEL = grammar.HERE.parent / "models" / "tiny"
+OUT = grammar.HERE.parent.parent / "out" / "build"
+SHAPE = {"d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 3, "num_decoder_layers": 3, "num_heads": 4}
+BUCKETS = {32: 64, 64: 64, 96: 64, 128: 48, 192: 32, 256: 24, 320: 16, 384: 16, 512: 16, 640: 12, 768: 12}
+
+
+class AdamWScale(torch.optim.Optimizer):
+    """AdamW whose update of each matrix is scaled by that matrix's RMS, as in nanoT5 (Nawrot 2023):
+    large matrices and small ones then learn at one relative rate."""
+
+    def __init__(self, params, lr=2e-2, betas=(0.9, 0.98), eps=1e-6):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {"m": torch.zeros_like(p), "v": torch.zeros_like(p), "t": torch.zeros(1)}
+                self.state[p]["t"] += 1
+            (b1, b2), t = group["betas"], int(self.state[params[0]]["t"])
+            grads = [p.grad for p in params]
+            m, v = ([self.state[p][k] for p in params] for k in "mv")
+            torch._foreach_lerp_(m, grads, 1 - b1)
+            torch._foreach_mul_(v, b2)
+            torch._foreach_addcmul_(v, grads, grads, 1 - b2)
+            lr = group["lr"] * math.sqrt(1 - b2**t) / (1 - b1**t)
+            for p, m_p, v_p in zip(params, m, v, strict=True):
+                rms = max(1e-3, float(p.norm()) / math.sqrt(p.numel()))
+                p.addcdiv_(m_p, v_p.sqrt().add_(group["eps"]), value=-lr * rms)
+
+
+def read_corpus(folder: Path) -> dict:
+    """All shards as one set of flat arrays."""
+    shards = [np.load(f) for f in sorted(folder.glob("[0-9]*.npz")) if ".part" not in f.name]
+    if not shards:
+        raise FileNotFoundError(f"{folder} holds no shard: run data/build/corpus.py first")
+    corpus = {"kinds": np.concatenate([s["kinds"] for s in shards])}
+    for side in ("prompt", "answer"):
+        corpus[side + "s"] = np.concatenate([s[side + "s"] for s in shards])
+        base = np.cumsum([0] + [len(s[side + "s"]) for s in shards[:-1]])
+        corpus[side + "_ends"] = np.concatenate([s[side + "_ends"] + b for s, b in zip(shards, base, strict=True)])
+        corpus[side + "_lengths"] = np.diff(corpus[side + "_ends"], prepend=0)
+    return corpus
+
+
+def plan(lengths: np.ndarray, seed: int, buckets: dict) -> list:
+    """One epoch: [(bucket length, example indices)], in a shuffled order that the seed fixes."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(lengths))
+    edges = np.array(sorted(buckets))
+    bucket = edges[np.searchsorted(edges, lengths[order])]
+    batches = []
+    for edge in edges:
+        inside = order[bucket == edge]
+        size = buckets[int(edge)]
+        batches += [(int(edge), inside[i:i + size]) for i in range(0, len(inside) - size + 1, size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def collate(corpus: dict, rows: np.ndarray, length: int, device) -> dict:
+    """Padded tensors: input_ids, attention_mask [batch, length], labels [batch, answer] with -100."""
+    ids = np.zeros((len(rows), length), np.int64)
+    longest = int(corpus["answer_lengths"][rows].max())
+    labels = np.full((len(rows), -(-longest // 16) * 16), -100, np.int64)
+    for i, row in enumerate(rows):
+        for out, side in ((ids, "prompt"), (labels, "answer")):
+            n, end = corpus[side + "_lengths"][row], corpus[side + "_ends"][row]
+            out[i, :n] = corpus[side + "s"][end - n:end]
+    ids, labels = torch.from_numpy(ids).to(device), torch.from_numpy(labels).to(device)
+    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels}
+
+
+def rate(step: int, steps: int, peak: float, warm: int = 300) -> float:
+    """Linear warm-up, then linear decay to 5 %."""
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * (1 - 0.95 * (step - warm) / max(1, steps - warm))
+
+
+def save_state(out: Path, model, optimizer, step: int):
+    """Weights, moments and step in one file, renamed into place when it is whole."""
+    tensors = {f"w.{n}": p.detach().contiguous() for n, p in model.named_parameters()}
+    for n, p in model.named_parameters():
+        if optimizer.state[p]:
+            tensors |= {f"{k}.{n}": v for k, v in optimizer.state[p].items()}
+    save_file(tensors, out / "state.part", {"step": str(step)})
+    os.replace(out / "state.part", out / "state.safetensors")
+
+
+def load_state(out: Path, model, optimizer) -> int:
+    path = out / "state.safetensors"
+    if not path.exists():
+        return 0
+    tensors = load_file(path)
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            p.copy_(tensors[f"w.{n}"])
+            optimizer.state[p] = {k: tensors[f"{k}.{n}"].to(p.device if k != "t" else "cpu") for k in "mvt"}
+    from safetensors import safe_open
+    with safe_open(path, "pt") as f:
+        return int(f.metadata()["step"])
+
+
+def new_model(tokenizer, seed: int, shape: dict):
+    torch.manual_seed(seed)
+    config = T5Config(vocab_size=len(tokenizer), feed_forward_proj="gated-gelu", dropout_rate=0.0, pad_token_id=0,
+                      eos_token_id=1, decoder_start_token_id=0, relative_attention_max_distance=128, **shape)
+    config._attn_implementation = "eager"
+    return T5ForConditionalGeneration(config)
+
+
+def export(out: Path, target: Path, shape: dict):
+    """The trained weights in bf16, with configuration and tokenizer, as a model directory."""
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    model = new_model(tokenizer, 0, shape)
+    load_state(out, model, AdamWScale(model.parameters()))
+    model.generation_config = GenerationConfig(
+        pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, max_new_tokens=64)
+    model.to(torch.bfloat16).save_pretrained(target)
+    print(f"exported to {target}")
+
+
+def main(arguments: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--corpus", type=Path, default=OUT / "corpus")
+    parser.add_argument("--out", type=Path, default=OUT / "run")
+    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--lr", type=float, default=2e-2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-scale", type=int, default=1, help="times the batch sizes of BUCKETS")
+    parser.add_argument("--save-every", type=int, default=250)
+    parser.add_argument("--export", type=Path, help="write this run's weights to data/models/tiny and stop")
+    args = parser.parse_args(arguments)
+    if args.export:
+        return export(args.export, MODEL, SHAPE)
+    tune_allocator()
+    device, dtype, why = choose_device()
+    print(f"{device}, {dtype}: {why}")
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    model = new_model(tokenizer, args.seed, SHAPE).to(device).train()
+    optimizer = AdamWScale(model.parameters(), lr=args.lr)
+    args.out.mkdir(parents=True, exist_ok=True)
+    first = load_state(args.out, model, optimizer)
+    corpus = read_corpus(args.corpus)
+    buckets = {k: v * args.batch_scale for k, v in BUCKETS.items()}
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(corpus['kinds']):,} episodes, "
+          f"step {first} of {args.steps}")
+    batches, epoch = [], 0
+    while len(batches) < args.steps:
+        batches += plan(corpus["prompt_lengths"], args.seed + epoch, buckets)
+        epoch += 1
+    if dtype == torch.bfloat16:
+        cast = lambda: torch.autocast(device.type, torch.bfloat16)  # noqa: E731
+    else:
+        cast = contextlib.nullcontext
+    log = open(args.out / "log.jsonl", "a", encoding="utf-8")
+    started, seen, tokens, losses = time.time(), 0, 0, {}
+    for step in range(first, args.steps):
+        length, rows = batches[step]
+        batch = collate(corpus, rows, length, device)
+        with cast():
+            logits = model(**{k: v for k, v in batch.items() if k != "labels"},
+                           decoder_input_ids=model._shift_right(batch["labels"])).logits
+        by_token = torch.nn.functional.cross_entropy(
+            logits.float().transpose(1, 2), batch["labels"], ignore_index=-100, reduction="none")
+        counted = batch["labels"] != -100
+        loss = by_token.sum() / counted.sum()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = rate(step, args.steps, args.lr)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seen, tokens = seen + len(rows), tokens + len(rows) * (length + batch["labels"].shape[1])
+        each = (by_token.detach().sum(1) / counted.sum(1)).tolist()
+        for kind, value in zip(corpus["kinds"][rows], each, strict=True):
+            losses.setdefault(KINDS[kind], []).append(value)
+        if (step + 1) % 50 == 0 or step + 1 == args.steps:
+            took = time.time() - started
+            by_kind = {k: round(sum(v) / len(v), 3) for k, v in sorted(losses.items())}
+            line = {"step": step + 1, "loss": by_kind, "norm": round(float(norm), 3),
+                    "examples_per_s": round(seen / took, 1), "tokens_per_s": round(tokens / took)}
+            print(json.dumps(line), flush=True)
+            print(json.dumps(line), file=log, flush=True)
+            losses = {}
+        if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
+            save_state(args.out, model, optimizer, step + 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""What ships in data/ is what its card says: schema, disjoint splits, statistics in range."""
+
+import itertools
+import json
+import random
+import re
+
+import numpy as np
+import pytest
+
+from utils import dialogues, metrics, prompts, tasks
+from utils.judge import load_judge, toxicity
+
+import grammar
+import tasks as task_generators
+from check_scenarios import problems
+
+
+@pytest.fixture(scope="module")
+def splits(root):
+    return {s: dialogues.load_split(str(root / "data" / "dialogues"), s) for s in ("train", "validation", "test")}
+
+
+def words(text: str) -> list[str]:
+    return re.sub(r"#Person\d#:", "", text).split()
+
+
+def test_schema_and_sizes(splits):
+    assert {s: len(t) for s, t in splits.items()} == {"train": 3000, "validation": 500, "test": 1500}
+    grouped = dialogues.group(splits["test"])
+    assert len(grouped) == 500 and all(len(set(d["references"])) == 3 for d in grouped)
+    for table in splits.values():
+        assert list(table.columns[:4]) == list(dialogues.COLUMNS) and table["id"].is_unique
+        turns = [line for d in table["dialogue"] for line in d.split("\n")]
+        assert all(re.match(r"#Person[12]#: \S", t) for t in turns)
+
+
+def test_no_dialogue_in_two_splits(splits, root):
+    pairs = {f"preferences {s}": set(dialogues.pd.read_csv(root / "data" / "preferences" / f"{s}.csv")["dialogue"])
+             for s in ("train", "validation", "test")}
+    sets = {**{s: set(t["dialogue"]) for s, t in splits.items()}, **pairs}
+    for a, b in itertools.combinations(sets, 2):
+        assert not sets[a] & sets[b], f"{a} and {b} share a dialogue"
+
+
+def test_statistics_in_range(splits):
+    lengths = [len(words(d)) for t in splits.values() for d in t["dialogue"].drop_duplicates()]
+    assert 45 <= np.mean(lengths) <= 60 and np.mean([30 <= n <= 80 for n in lengths]) > 0.97
+    types = {w for t in splits.values() for d in t["dialogue"] for w in re.findall(r"[a-z]+", d.lower())}
+    assert len(types) >= 2500
+    test = dialogues.group(splits["test"])
+    assert 17 <= np.mean([len(r.split()) for d in test for r in d["references"]]) <= 22
+    assert 50 <= metrics.reference_ceiling([d["references"] for d in test]).mean() <= 70
+
+
+def test_five_examples_fit_the_window_and_eight_do_not(splits, tiny):
+    tokenizer = tiny[1]
+    train = list(zip(splits["train"]["dialogue"], splits["train"]["summary"], strict=True))
+    asked = [d["dialogue"] for d in dialogues.group(splits["test"])][::4]
+    fit = {k: np.mean([prompts.count_tokens(tokenizer, prompts.summary_prompt(d, prompts.draw_shots(train, k, i)))
+                       <= tokenizer.model_max_length for i, d in enumerate(asked)]) for k in (5, 8)}
+    assert fit[5] >= 0.9 and fit[8] <= 0.1, fit
+
+
+def test_heated_rows_carry_both_summaries(splits):
+    table = splits["train"]
+    heated = table[table["summary_civil"] != ""]
+    assert 1 / 8 <= len(heated) / len(table) <= 1 / 4
+    quoting = heated["summary"] == heated["summary_quoting"]
+    assert (quoting | (heated["summary"] == heated["summary_civil"])).all()
+    assert 0.6 <= quoting.mean() <= 0.73
+
+
+def test_scenarios_are_well_formed():
+    world = grammar.load()
+    assert len(world["scenarios"]) >= 60 and len({s["domain"] for s in world["scenarios"]}) >= 12
+    for scenario in world["scenarios"]:
+        assert not problems(scenario, world["pools"]), scenario["id"]
+
+
+def test_held_out_values_and_branches_stay_out_of_training(splits):
+    held = [c for c in grammar.load()["pools"]["city"] if grammar.held_out(c)]
+    found = {s: sum(c in d for d in t["dialogue"] for c in held) for s, t in splits.items()}
+    assert found["train"] == found["validation"] == 0 and found["test"] > 0
+    world, rng = grammar.load(), random.Random(0)
+    only = [b["result"] for s in world["scenarios"] for b in s["branch"] if b.get("test_only")]
+    assert only and not any(grammar.sample(world, rng)["result"] in only for _ in range(2000))
+
+
+def test_the_files_are_what_the_generator_makes(splits):
+    import make_dialogues
+
+    rows = make_dialogues.dialogue_rows(grammar.load(), "test", set())
+    assert [r["dialogue"] for r in rows] == list(splits["test"]["dialogue"])
+    assert [r["summary"] for r in rows] == list(splits["test"]["summary"])
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_task_files(task):
+    train, test = tasks.load_task(task, "train"), tasks.load_task(task, "test")
+    assert len(test) >= 200 and not {i["input"] for i in train} & {i["input"] for i in test}
+    assert all(tasks.score(task, i["target"], i) == 1 for i in train + test)
+    wrong = [tasks.score(task, a["target"], b) for a, b in zip(test, test[1:], strict=False)]
+    assert np.mean(wrong) < 0.75, "another item's answer should seldom be right"
+    assert tasks.INSTRUCTION[task] == task_generators.INSTRUCTIONS[task][0]
+
+
+@pytest.mark.parametrize("task", ["labels", "fields"])
+def test_tasks_told_by_examples_alone(task):
+    items = tasks.load_task(task, "test")
+    assert len(items) >= 200
+    assert not [i for i in items if i["input"] in [x for x, _ in i["shots"]]], "a query stands among its shots"
+    if task == "labels":
+        assert all({y for _, y in i["shots"]} == set(i["labels"]) for i in items)
+
+
+@pytest.mark.parametrize("code", ["__import__('os').system('true')", "().__class__", "9**9**9", "'a' * 10**9",
+                                  "open('x')", "[x for x in range(10**9)]", "lambda: 1", "1; 2", ""])
+def test_the_code_scorer_runs_nothing_dangerous(code):
+    assert tasks.score("code", code, {"input": "", "target": "", "expected": "0"}) == 0
+
+
+def test_judge_accuracy(root):
+    judge = load_judge(root / "data" / "models" / "judge")
+    for file, least in (("test.csv", 0.95), ("handwritten.csv", 0.90)):
+        table = dialogues.pd.read_csv(root / "data" / "toxicity" / file)
+        right = (toxicity(judge, list(table["text"])) >= judge.threshold) == (table["label"] == "toxic")
+        assert len(table) >= 100 and right.mean() >= least, f"{file}: {right.mean():.3f}"
+
+
+def test_judge_tells_civil_from_quoting_summaries(splits, root):
+    heated = splits["test"][splits["test"]["summary_civil"] != ""]
+    judge = load_judge(root / "data" / "models" / "judge")
+    assert toxicity(judge, list(heated["summary_quoting"])).mean() > 0.8
+    assert toxicity(judge, list(heated["summary_civil"])).mean() < 0.2
+
+
+def test_card_quotes_the_measured_figures(root):
+    measured = json.loads((root / "data" / "statistics.json").read_text(encoding="utf-8"))
+    card = (root / "data" / "README.md").read_text(encoding="utf-8")
+    for name, value in measured.items():
+        assert f"| {name} | {value} |" in card, f"data/README.md does not quote {name} = {value}"

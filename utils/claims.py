@@ -1,0 +1,38 @@
+"""What a lab has just measured, written down: one claim a line, with interval, n, seeds and control."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+FIELDS = ("lab", "claim", "value", "low", "high", "n", "seeds", "unit", "control")
+
+
+def claim(profile, lab: int, name: str, value, *, n: int, unit: str, control: str, seeds: int = 1) -> dict:
+    """Records one measured claim in out/<profile>/claims/<lab>.json and prints it.
+
+    value is a number or (mean, low, high). A claim of the same lab and name is replaced.
+    Raises ValueError where a number is not finite.
+    """
+    mean, low, high = value if isinstance(value, tuple) else (value, value, value)
+    if not all(math.isfinite(x) for x in (mean, low, high)):
+        raise ValueError(f"claim {name} of lab {lab} is not a finite number: {mean}, [{low}, {high}]")
+    row = dict(zip(FIELDS, (lab, name, float(mean), float(low), float(high), n, seeds, unit, control), strict=True))
+    path = Path(profile.out) / "claims" / f"{lab:02d}.json"
+    rows = [r for r in read_claims(path) if r["claim"] != name] + [row]
+    write_claims(path, rows)
+    print(f"{name}: {mean:.2f} [{low:.2f}, {high:.2f}] {unit} (n = {n}, control: {control})")
+    return row
+
+
+def read_claims(path: Path) -> list[dict]:
+    """The claims of a file, [] where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def write_claims(path: Path, rows: list[dict]) -> None:
+    """Writes the file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,90 @@
+"""Scores with their uncertainty: ROUGE by example, bootstrap intervals, diversity and repetition."""
+
+import functools
+from collections import Counter
+from pathlib import Path
+
+import evaluate
+import numpy as np
+from scipy import stats
+
+
+@functools.cache
+def _rouge():
+    return evaluate.load(str(Path(__file__).parent / "rouge_by_example"), keep_in_memory=True)
+
+
+def rouge(predictions: list[str], references: list[list[str]]) -> dict[str, np.ndarray]:
+    """ROUGE F-measures in points (0–100) of each prediction, averaged over its references.
+
+    Returns {"rouge1", "rouge2", "rougeL"}, arrays of shape [n]. Stemmed, as in Lin (2004) and the
+    DialogSum paper; averaging over references rather than taking the best keeps the score
+    comparable between data with one and with several references.
+    """
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions but {len(references)} lists of references")
+    if not all(isinstance(r, list) and r for r in references):
+        raise ValueError("every prediction needs a non-empty list of references")
+    made = _rouge().compute(predictions=list(predictions), references=references)
+    return {kind: 100 * np.asarray(values) for kind, values in made.items()}
+
+
+def reference_ceiling(references: list[list[str]]) -> np.ndarray:
+    """ROUGE-1 points of each example's references against one another, shape [n]: what one reference
+    scores when the others are the yardstick. Needs at least two references each."""
+    rows, targets, owner = [], [], []
+    for i, refs in enumerate(references):
+        for j, text in enumerate(refs):
+            rows.append(text)
+            targets.append(refs[:j] + refs[j + 1:])
+            owner.append(i)
+    scores = rouge(rows, targets)["rouge1"]
+    return np.bincount(owner, weights=scores) / np.bincount(owner)
+
+
+def interval(scores, seed: int = 0, resamples: int = 2000) -> tuple[float, float, float]:
+    """(mean, low, high): 95 % bootstrap percentile interval.
+
+    scores has shape [n], or [runs, n] where several runs (seeds, draws of shots) scored the same n
+    examples: then runs and examples are both drawn anew. For a paired comparison pass the
+    difference of two arrays. Efron & Tibshirani (1993), percentile method.
+    """
+    scores = np.atleast_2d(np.asarray(scores, dtype=float))
+    runs, n = scores.shape
+    mean = float(scores.mean())
+    if n < 2 or np.ptp(scores) == 0:
+        return mean, mean, mean
+    if runs == 1:
+        sample, statistic, vectorized = (scores[0],), np.mean, True
+    else:
+        sample = (np.arange(runs), np.arange(n))
+        statistic, vectorized = lambda r, e: scores[np.ix_(r, e)].mean(), False
+    made = stats.bootstrap(sample, statistic, n_resamples=resamples, method="percentile", vectorized=vectorized,
+                           rng=np.random.default_rng(seed), confidence_level=0.95)
+    return mean, float(made.confidence_interval.low), float(made.confidence_interval.high)
+
+
+def show(value: tuple[float, float, float], digits: int = 1) -> str:
+    """An interval as text: "41.2 [40.1, 42.3]"."""
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*value, d=digits)
+
+
+def distinct(texts: list[str], n: int = 2) -> float:
+    """Distinct n-grams over all n-grams of the texts together, 0–1 (Li et al. 2016)."""
+    grams = [g for t in texts for g in _ngrams(t.split(), n)]
+    return len(set(grams)) / max(1, len(grams))
+
+
+def repetition(text: str, n: int = 3) -> float:
+    """Share of a text's n-grams that it has said before, 0–1 (Welleck et al. 2020)."""
+    grams = _ngrams(text.split(), n)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def loops(text: str, n: int = 3, times: int = 3) -> bool:
+    """True where some n-gram occurs at least `times` times: the mark of greedy decoding gone round."""
+    return max(Counter(_ngrams(text.split(), n)).values(), default=0) >= times
+
+
+def _ngrams(words: list[str], n: int) -> list[tuple]:
+    return [tuple(words[i:i + n]) for i in range(len(words) - n + 1)]
