@@ -144,11 +144,12 @@ def test_fit_shots_keeps_the_query_and_as_many_shots_as_fit(tiny):
 
 def test_generation_is_in_order_and_does_not_depend_on_the_batch(tiny):
     model, tokenizer = tiny
-    asked = [prompts.summary_prompt("#Person1#: Hi, a table for two?\n#Person2#: Sorry, we are full." * n)
-             for n in (3, 1, 2)]
+    asked = [prompts.build("Is the review positive or negative?", "I loved it."),
+             prompts.build("List the people and places.", "Anna met Peter in Paris before the train to Lisbon left."),
+             prompts.build("Translate English to French.", "The cat is in the kitchen today.")]
     together = generation.generate(model, tokenizer, asked, max_new_tokens=12)
     alone = [generation.generate(model, tokenizer, [p], max_new_tokens=12)[0] for p in asked]
-    assert together == alone
+    assert together == alone and len(set(alone)) == 3
     sampled = [generation.generate(model, tokenizer, asked, seed=3, do_sample=True, num_return_sequences=2)
                for _ in range(2)]
     assert sampled[0] == sampled[1] and len(sampled[0]) == 6

@@ -1,5 +1,6 @@
 """Dialogues with their summaries: from a folder of csv files or from the hub, one shape for both."""
 
+import io
 from pathlib import Path
 
 import pandas as pd
@@ -29,11 +30,14 @@ def read_csv(path: Path) -> pd.DataFrame:
     if not path.exists():
         raise DataError(f"{path} does not exist; the folder holds: "
                         f"{', '.join(sorted(p.name for p in path.parent.glob('*.csv'))) or 'no csv'}")
+    raw = path.read_bytes()
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = raw[: error.start].count(b"\n") + 1
         raise DataError(f"{path} is not valid UTF-8 at byte {error.start} (line {line}): save it as UTF-8") from error
+    try:
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{path} is empty: it needs a header line {','.join(COLUMNS)} and rows") from error
     except pd.errors.ParserError as error:
