@@ -8,7 +8,7 @@ from pathlib import Path
 FIELDS = ("lab", "claim", "value", "low", "high", "n", "seeds", "unit", "control")
 
 
-def claim(profile, lab: int, name: str, value, *, n: int, unit: str, control: str, seeds: int = 1) -> dict:
+def claim(profile, lab: int, name: str, value, *, n: int, unit: str, control: str, seeds: int = 1) -> None:
     """Records one measured claim in out/<profile>/claims/<lab>.json and prints it.
 
     value is a number or (mean, low, high). A claim of the same lab and name is replaced.
@@ -22,7 +22,6 @@ def claim(profile, lab: int, name: str, value, *, n: int, unit: str, control: st
     rows = [r for r in read_claims(path) if r["claim"] != name] + [row]
     write_claims(path, rows)
     print(f"{name}: {mean:.2f} [{low:.2f}, {high:.2f}] {unit} (n = {n}, control: {control})")
-    return row
 
 
 def read_claims(path: Path) -> list[dict]:

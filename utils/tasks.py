@@ -18,9 +18,6 @@ INSTRUCTION = {
     "qa": "Answer the question from the passage.",
     "tool_call": "Write the tool call as JSON.",
 }
-# What always giving the most frequent answer scores on the published test files (a fraction): "not in
-# the passage" for qa, "True" for code. Tasks not named: 0.
-CHANCE = {"sentiment": 0.5, "qa": 0.28, "code": 0.04}
 
 MAX_CHARS = 200  # the longest expression that is evaluated, in characters
 MAX_INT = 10**6  # the largest integer that may be written
@@ -54,11 +51,6 @@ def load_task(name: str, split: str, folder: Path | str = FOLDER) -> list[dict]:
             raise ValueError(f"{path}, line {number}: no object with an input and a target")
         items.append(item)
     return items
-
-
-def chance(task: str) -> float:
-    """The score of always giving the most frequent answer (a fraction of 1)."""
-    return CHANCE.get(_known(task), 0.0)
 
 
 def score(task: str, output: str, item: dict) -> float:
