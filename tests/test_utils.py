@@ -223,3 +223,20 @@ def test_a_claim_is_written_once_and_whole(tmp_path):
     with pytest.raises(ValueError, match="gain of lab 1 is not a finite number"):
         claims.claim(where, 1, "gain", float("nan"), n=5, unit="points", control="none")
     assert json.loads((tmp_path / "claims" / "01.json").read_text()) == rows
+def test_long_dialogues_lose_their_last_turns_and_it_is_said(tiny, capsys):
+    tokenizer = tiny[1]
+    long = "\n".join(f"#Person{i % 2 + 1}#: This is turn number {i}." for i in range(60))
+    short, kept = prompts.shorten(tokenizer, ["#Person1#: Hi.", long], window=200)
+    assert short == "#Person1#: Hi." and long.startswith(kept) and kept.count("\n") > 5
+    n = prompts.count_tokens(tokenizer, prompts.summary_prompt(kept))
+    assert 180 < n <= 200 and "1 of 2 dialogues pass the window of 200 tokens" in capsys.readouterr().out
+    with pytest.raises(prompts.PromptTooLong):
+        prompts.shorten(tokenizer, ["word " * 300], window=200)
+
+
+def test_texts_are_cut_to_a_common_mean_length():
+    texts = ["a b c d e f", "a b", "a b c d"]
+    assert metrics.cut_to_mean_length(texts, 3) == ["a b c", "a b", "a b c"]
+    assert metrics.cut_to_mean_length(texts, 4) == texts and metrics.cut_to_mean_length(texts, 0) == ["", "", ""]
+
+

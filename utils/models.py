@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
 
@@ -25,12 +26,14 @@ def load_tokenizer(name: str, revision: str | None = None):
 
 
 def load_model(name: str, device: torch.device | str = "cpu", *, revision: str | None = None,
-               attention: str = "sdpa"):
+               attention: str | None = None):
     """(model, tokenizer) of an encoder-decoder, weights in fp32, in evaluation mode on the device.
 
-    Computation in bf16 is autocast's business (see utils.generation). attention="eager" gives
-    attention maps. Raises ModelError for a missing tokenizer, missing or damaged weights.
+    Computation in bf16 is autocast's business (see utils.generation). attention is "eager" (which
+    gives attention maps and trains a small model faster on CPU) or "sdpa", by default what suits the
+    device. Raises ModelError for a missing tokenizer, missing or damaged weights.
     """
+    attention = attention or ("eager" if torch.device(device).type == "cpu" else "sdpa")
     logging.disable_progress_bar()
     folder = Path(name)
     tokenizer = load_tokenizer(name, revision)
@@ -46,7 +49,15 @@ def load_model(name: str, device: torch.device | str = "cpu", *, revision: str |
         raise ModelError(f"no safetensors weights can be loaded from {name!r}: {_first_line(error)}") from error
     # A saved max_length would fight with max_new_tokens in every generate() call.
     model.generation_config.max_length = None
+    fuse_activations(model)
     return model.to(device).eval(), tokenizer
+
+
+def fuse_activations(model) -> None:
+    """Puts torch's one-kernel tanh GELU where transformers computes the same in eight (5 % of a step on CPU)."""
+    for module in model.modules():
+        if isinstance(getattr(module, "act", None), NewGELUActivation):
+            module.act = torch.nn.GELU(approximate="tanh")
 
 
 def count_parameters(model, trainable: bool = False) -> int:

@@ -19,20 +19,24 @@ class UnknownProfile(ValueError):
     """LAB_PROFILE names no table of labs/profiles.toml."""
 
 
-def load_profile(name: str | None = None, path: Path = ROOT / "labs" / "profiles.toml") -> SimpleNamespace:
-    """The profile's table as attributes, plus `name`, `root` and `out` (where results go).
+def load_profile(name: str | None = None, path: Path | None = None) -> SimpleNamespace:
+    """The profile's table as attributes, plus `name`, `root`, `out` (where results go) and
+    `checkpoints` (where a training that was stopped left off).
 
-    `name` defaults to the environment variable LAB_PROFILE, then to "tiny". Values that begin with
-    "data/" are paths below the repository and come back absolute. Raises UnknownProfile.
+    `name` defaults to the environment variable LAB_PROFILE, then to "tiny"; `path` to LAB_PROFILES,
+    then to labs/profiles.toml. Values that begin with "data/" are paths below the repository and
+    come back absolute. Raises UnknownProfile.
     """
     name = name or os.environ.get("LAB_PROFILE") or "tiny"
+    path = path or os.environ.get("LAB_PROFILES") or ROOT / "labs" / "profiles.toml"
     tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     if name not in tables:
         raise UnknownProfile(f"LAB_PROFILE={name!r} is not in {Path(path).name}; known: {', '.join(sorted(tables))}")
     values = {k: str(ROOT / v) if isinstance(v, str) and v.startswith("data/") else v
               for k, v in tables[name].items()}
     out = Path(os.environ.get("LAB_OUT") or ROOT / "out") / name
-    return SimpleNamespace(name=name, root=ROOT, out=out, **values)
+    checkpoints = Path(os.environ.get("LAB_CHECKPOINTS") or out / "checkpoints")
+    return SimpleNamespace(name=name, root=ROOT, out=out, checkpoints=checkpoints, **values)
 
 
 def choose_device() -> tuple[torch.device, torch.dtype, str]:

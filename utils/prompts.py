@@ -61,6 +61,23 @@ def fit_shots(tokenizer, dialogue: str, shots: Sequence[Shot], window: int | Non
     raise AssertionError("unreachable")
 
 
+def shorten(tokenizer, dialogues: Sequence[str], window: int | None = None) -> list[str]:
+    """The dialogues, each with as many of its first turns as a zero-shot prompt holds; prints how many
+    had to be shortened. Raises PromptTooLong where not even one turn fits."""
+    window, kept, cut = window or tokenizer.model_max_length, [], 0
+    for dialogue in dialogues:
+        turns, whole = dialogue.split("\n"), dialogue
+        while len(turns) > 1 and count_tokens(tokenizer, summary_prompt(dialogue)) > window:
+            turns.pop()
+            dialogue = "\n".join(turns)
+        check_window(tokenizer, summary_prompt(dialogue), window)
+        cut += dialogue != whole
+        kept.append(dialogue)
+    if cut:
+        print(f"{cut} of {len(kept)} dialogues pass the window of {window} tokens: their last turns were dropped")
+    return kept
+
+
 def truncate_prompt(tokenizer, prompt: str, window: int | None = None) -> str:
     """What a careless pipeline does: keeps the first `window` tokens and loses the rest, query included."""
     window = window or tokenizer.model_max_length

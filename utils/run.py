@@ -74,7 +74,7 @@ def execute(path: Path, out: Path, line) -> dict:
     memory = PeakMemory(client)
     memory.start()
     before = os.environ.get("LAB_OUT")
-    os.environ["LAB_OUT"] = str(out.parent)
+    os.environ["LAB_OUT"] = str(out.parent)  # the kernel inherits it
     try:
         client.execute()
     except CellExecutionError as error:
@@ -141,6 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     profile = load_profile()
     out, terminal, failed = profile.out, sys.stdout.isatty(), []
     out.mkdir(parents=True, exist_ok=True)
+    os.environ["LAB_CHECKPOINTS"] = str(profile.checkpoints)  # outlives a lab that was interrupted
 
     def line(text, end=False):
         if terminal or end:

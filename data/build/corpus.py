@@ -1,6 +1,6 @@
 """Writes the pretraining episodes as token ids, in shards, so that training reads and never waits.
 
-    python data/build/corpus.py --examples 450000
+    python data/build/corpus.py --examples 300000      # of each stage
 """
 
 import argparse
@@ -34,26 +34,27 @@ def published() -> frozenset:
 
 
 def write_shard(job: tuple) -> tuple:
-    """Episodes index*SHARD .. of one seed -> <out>/<index>.npz (ids uint16, ends int64, kinds uint8)."""
-    index, seed, count, tokenizer_dir, out = job
-    path = Path(out) / f"{index:04d}.npz"
+    """Episodes index*SHARD .. of a stage -> <out>/<stage>/<index>.npz (ids uint16, ends int64, kinds uint8)."""
+    stage, index, seed, count, tokenizer_dir, out = job
+    path = Path(out) / stage / f"{index:04d}.npz"
     if path.exists():
         return index, 0
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     window = tokenizer.model_max_length
-    world, seen, rng = grammar.load(), published(), random.Random(f"{seed}:{index}")
+    world, seen, rng = grammar.load(), published(), random.Random(f"{stage}:{seed}:{index}")
     kinds, prompts, answers, dropped = [], [], [], 0
     while len(kinds) < count:
-        batch = [episodes.episode(world, rng, seen) for _ in range(500)]
+        batch = [episodes.episode(world, rng, seen, stage) for _ in range(500)]
         sides = [tokenizer([e[side] for e in batch])["input_ids"] for side in (1, 2)]
         for (kind, _, _), prompt, answer in zip(batch, *sides, strict=True):
             if len(prompt) > window or len(answer) > 96:
                 dropped += 1
             elif len(kinds) < count:
-                kinds.append(list(episodes.MIX).index(kind))
+                kinds.append(episodes.KINDS.index(kind))
                 prompts.append(prompt)
                 answers.append(answer)
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part.npz")
     flat = {name: np.concatenate([np.asarray(x, np.uint16) for x in lists])
             for name, lists in (("prompts", prompts), ("answers", answers))}
@@ -65,7 +66,8 @@ def write_shard(job: tuple) -> tuple:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=int, default=400_000)
+    parser.add_argument("--examples", type=int, default=300_000, help="of each stage")
+    parser.add_argument("--stages", nargs="*", default=list(episodes.STAGES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokenizer", default=str(MODEL))
     parser.add_argument("--out", type=Path, default=OUT / "corpus")
@@ -78,7 +80,8 @@ def main():
     if manifest.exists() and json.loads(manifest.read_text("utf-8")) != made_from:
         sys.exit(f"{args.out} was made from another grammar or seed: empty it first")
     manifest.write_text(json.dumps(made_from), "utf-8")
-    jobs = [(i, args.seed, SHARD, args.tokenizer, str(args.out)) for i in range(args.examples // SHARD)]
+    jobs = [(stage, i, args.seed, SHARD, args.tokenizer, str(args.out))
+            for stage in args.stages for i in range(args.examples // SHARD)]
     with Pool(args.workers) as pool:
         dropped = sum(d for _, d in tqdm(pool.imap_unordered(write_shard, jobs), total=len(jobs), unit="shard"))
     print(f"{len(jobs) * SHARD} episodes in {args.out}; {dropped} dropped as longer than the window")

@@ -27,11 +27,19 @@ LABELS = ("dax", "blick", "zup", "wug", "fep", "toma", "kiki", "bouba", "lorp", 
           "green", "one", "two", "left", "right", "A", "B", "C", "D", "yes", "no", "north", "south", "up",
           "down", "alpha", "beta", "star", "moon", "sun", "cat", "dog")
 CLASSES = ("first_name", "city", "day", "month", "color", "relative", "small_number", "low_price", "street")
-MIX = {  # share of the episodes
-    "headline": 0.12, "aspect": 0.03, "style": 0.26, "reference": 0.16, "task": 0.28,
-    "task_shots": 0.03, "labels": 0.07, "fields": 0.05,
+KINDS = ("headline", "aspect", "style", "reference", "task", "task_shots", "labels", "fields")
+# Training has three stages. The first teaches to write. In the second and third the reference's style
+# becomes one among many that look alike, so that examples have to be read; in the third it does not
+# occur, and prose rarely keeps details or heat unless an example shows that it does. For each stage:
+# shares of the kinds of episode, of the numbers of examples before a summary, and grammar.random_style's `keep`.
+STAGES = {
+    "skills": ((12, 3, 26, 16, 28, 3, 7, 5), {1: 62, 2: 18, 3: 12, 4: 5, 5: 3}, (0.4, 0.35)),
+    "styles": ((9, 2, 34, 2, 25, 3, 18, 7), {1: 46, 2: 22, 3: 18, 4: 8, 5: 6}, (0.4, 0.35)),
+    "doubts": ((9, 2, 36, 0, 25, 3, 18, 7), {1: 44, 2: 22, 3: 20, 4: 8, 5: 6}, (0.15, 0.15)),
 }
-SHOTS = {1: 0.62, 2: 0.18, 3: 0.12, 4: 0.05, 5: 0.03}
+TASK_SHARES = {"translation": 22, "qa": 22, "entities": 16, "tool_call": 12, "code": 10, "reply": 10, "sentiment": 8}
+LOOKUPS = 0.3  # share of the label episodes whose query is one of the examples
+DICTIONARIES = 0.5  # share of the label episodes with a label for each example: matching, at its easiest
 
 
 def dialogue_frame(world: dict, rng: random.Random, seen: frozenset) -> dict:
@@ -42,8 +50,8 @@ def dialogue_frame(world: dict, rng: random.Random, seen: frozenset) -> dict:
             return frame
 
 
-def few_shot_summary(world, rng, style, seen, k=None):
-    k = k or rng.choices(list(SHOTS), list(SHOTS.values()))[0]
+def few_shot_summary(world, rng, style, seen, k):
+    """(prompt, completion): k dialogues with their summaries in a style, then one to do likewise."""
     frames = [dialogue_frame(world, rng, seen) for _ in range(k + 1)]
     pairs = [(f["dialogue"], grammar.summarise(f, style, rng)) for f in frames]
     return build(rng.choice(SUMMARY_INSTRUCTIONS), pairs[-1][0], pairs[:-1], SUMMARY_CUE), pairs[-1][1]
@@ -75,6 +83,15 @@ def label_item(world: dict, rng: random.Random, k: int = 4, test: bool = False) 
             "input": draw(last), "target": labels[last], "labels": labels}
 
 
+def dictionary_item(world: dict, rng: random.Random) -> dict:
+    """Three to six inputs, each with a label of its own; the query is one of them."""
+    n = rng.randint(3, 6)
+    slots = grammar.draw_slots({str(i): "@" + rng.choice(CLASSES) for i in range(n)}, world["pools"], rng, False)
+    shots = list(zip(slots.values(), rng.sample(LABELS, n), strict=True))
+    query, target = rng.choice(shots)
+    return {"instruction": "Follow the examples.", "shots": shots, "input": query, "target": target}
+
+
 def field_item(world: dict, rng: random.Random, k: int = 3, test: bool = False) -> dict:
     """Records to be rewritten in a format that only the shots show."""
     spec = {"name": "@first_name", "surname": "@surname", "city": "@city", "day": "@day", "price": "@low_price",
@@ -92,9 +109,10 @@ def field_item(world: dict, rng: random.Random, k: int = 3, test: bool = False) 
     return {"instruction": "Follow the examples.", "shots": shots, "input": query, "target": target}
 
 
-def episode(world: dict, rng: random.Random, seen: frozenset, kind: str | None = None) -> tuple[str, str, str]:
-    """One (kind, prompt, completion)."""
-    kind = kind or rng.choices(list(MIX), list(MIX.values()))[0]
+def episode(world: dict, rng: random.Random, seen: frozenset, stage: str, kind: str | None = None) -> tuple:
+    """One (kind, prompt, completion) of a stage."""
+    mix, shots, keep = STAGES[stage]
+    kind = kind or rng.choices(KINDS, mix)[0]
     if kind == "headline":
         frame = dialogue_frame(world, rng, seen)
         prompt = build(rng.choice(SUMMARY_INSTRUCTIONS), frame["dialogue"], (), SUMMARY_CUE)
@@ -102,15 +120,20 @@ def episode(world: dict, rng: random.Random, seen: frozenset, kind: str | None =
     if kind == "aspect":
         frame, aspect = dialogue_frame(world, rng, seen), rng.choice(list(ASPECTS))
         return kind, build(rng.choice(ASPECTS[aspect]), frame["dialogue"]), frame[aspect]
-    if kind == "style":
-        return kind, *few_shot_summary(world, rng, grammar.random_style(rng), seen)
-    if kind == "reference":
-        return kind, *few_shot_summary(world, rng, grammar.REFERENCE, seen)
+    if kind in ("style", "reference"):
+        style = grammar.random_style(rng, keep) if kind == "style" else grammar.REFERENCE
+        return kind, *few_shot_summary(world, rng, style, seen, rng.choices(list(shots), list(shots.values()))[0])
     if kind in ("task", "task_shots"):
-        name = rng.choice(tasks.TASKS)
+        name = rng.choices(list(TASK_SHARES), list(TASK_SHARES.values()))[0]
         items = [tasks.make(name, rng, False) for _ in range(rng.randint(1, 3) + 1 if kind == "task_shots" else 1)]
-        shots = [(i["input"], i["target"]) for i in items[:-1]]
-        return kind, build(rng.choice(tasks.INSTRUCTIONS[name]), items[-1]["input"], shots), items[-1]["target"]
-    make, most = (label_item, 6) if kind == "labels" else (field_item, 3)
-    item = make(world, rng, rng.randint(2 if kind == "labels" else 1, most))
+        pairs = [(i["input"], i["target"]) for i in items[:-1]]
+        return kind, build(rng.choice(tasks.INSTRUCTIONS[name]), items[-1]["input"], pairs), items[-1]["target"]
+    if kind == "fields":
+        item = field_item(world, rng, rng.randint(1, 3))
+    elif rng.random() < DICTIONARIES:
+        item = dictionary_item(world, rng)
+    else:
+        item = label_item(world, rng, rng.randint(2, 6))
+        if rng.random() < LOOKUPS:
+            item["input"], item["target"] = rng.choice(item["shots"])
     return kind, build(item["instruction"], item["input"], item["shots"], ANSWER_CUE), item["target"]

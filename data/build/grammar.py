@@ -141,12 +141,24 @@ PARTS = (("goal", "result"), ("result",), ("goal",), ("goal", "heat", "detail", 
 WISHES = ("wants to", "would like to", "hopes to", "is trying to", "means to", "is out to", "aims to")
 
 
-def random_style(rng: random.Random) -> dict:
-    """A style of the kind that only examples can tell."""
+def random_style(rng: random.Random, keep: tuple[float, float] = (0.4, 0.35)) -> dict:
+    """A style of the kind that only examples can tell: half of them put parts between signs, half are
+    prose like the reference's. What a prose style keeps (each kind of detail, heat: with the chances
+    in `keep`) one example rarely shows: such a thing must occur in the dialogue and in its summary."""
+    if rng.random() < 0.5:
+        return {
+            "who": rng.choice(WHO), "parts": rng.choice(PARTS), "wish": (rng.choice(WISHES),),
+            "kinds": tuple(k for k in KINDS if rng.random() < 0.6), "joint": rng.choice(JOINTS),
+            "wrap": rng.choice(WRAPS), "omit": 0.0,
+        }
+    heat = ("heat",) if rng.random() < keep[1] else ()
     return {
-        "who": rng.choice(WHO), "parts": rng.choice(PARTS), "wish": (rng.choice(WISHES),),
-        "kinds": tuple(k for k in KINDS if rng.random() < 0.6), "joint": rng.choice(JOINTS),
-        "wrap": rng.choice(WRAPS), "omit": 0.0,
+        "who": PERSONS if rng.random() < 0.7 else rng.choice(WHO), "wrap": "{}", "joint": None,
+        "parts": rng.choices(
+            (("goal", *heat, "detail", "result"), ("goal", *heat, "result", "detail"), ("result", "goal"),
+             ("goal",), ("result",)), (70, 12, 8, 5, 5))[0],
+        "wish": REFERENCE["wish"] if rng.random() < 0.5 else (rng.choice(WISHES),),
+        "kinds": tuple(k for k in KINDS if rng.random() < keep[0]), "omit": rng.choice((0.0, 0.25)),
     }
 
 

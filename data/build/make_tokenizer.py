@@ -59,7 +59,7 @@ def main():
     world, rng = grammar.load(), random.Random(1)
     weights = {"headline": 0.35, "task": 0.45, "reference": 0.1, "labels": 0.05, "fields": 0.05}
     kinds = rng.choices(list(weights), list(weights.values()), k=args.texts)
-    texts = [t for kind in kinds for t in episodes.episode(world, rng, frozenset(), kind)[1:]]
+    texts = [t for kind in kinds for t in episodes.episode(world, rng, frozenset(), "skills", kind)[1:]]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=train(texts, args.vocab), pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
         model_max_length=WINDOW, clean_up_tokenization_spaces=False)

@@ -1,11 +1,12 @@
 """Pretrains the bundled T5 from random weights on the corpus, on CPU or CUDA, resumable.
 
-    python data/build/pretrain.py --steps 9000               # stops and resumes anywhere
+    python data/build/pretrain.py                            # stops and resumes anywhere
     python data/build/pretrain.py --export out/build/run     # -> data/models/tiny
 
 Each step is one batch of one length bucket, so that a few shapes serve the whole run. The order of
 batches follows from the seed alone and the state holds weights, optimiser moments and step: a
-resumed run repeats the interrupted one.
+resumed run repeats the interrupted one. The stages (episodes.STAGES) follow one another, each with
+a warm-up and a decay of its own.
 """
 
 import argparse
@@ -21,14 +22,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig, T5Config, T5ForConditionalGeneration
 
+from utils.models import fuse_activations
 from utils.profile import choose_device, tune_allocator
 
 import episodes
 import grammar
 
-KINDS = list(episodes.MIX)
+KINDS = episodes.KINDS
 MODEL = grammar.HERE.parent / "models" / "tiny"
 OUT = grammar.HERE.parent.parent / "out" / "build"
+STEPS = {"skills": (7000, 2e-2), "styles": (4500, 8e-3), "doubts": (1100, 4e-3)}  # and peak learning rates
 SHAPE = {"d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 3, "num_decoder_layers": 3, "num_heads": 4}
 BUCKETS = {32: 64, 64: 64, 96: 64, 128: 48, 192: 32, 256: 24, 320: 16, 384: 16, 512: 16, 640: 12, 768: 12}
 
@@ -101,10 +104,11 @@ def collate(corpus: dict, rows: np.ndarray, length: int, device) -> dict:
     return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels}
 
 
-def rate(step: int, steps: int, peak: float, warm: int = 300) -> float:
-    """Linear warm-up, then linear decay to 5 %."""
+def rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up over 300 steps (a tenth of a short stage), then linear decay to 5 %."""
+    warm = min(300, steps // 10)
     if step < warm:
-        return peak * (step + 1) / warm
+        return peak * (step + 1) / max(1, warm)
     return peak * (1 - 0.95 * (step - warm) / max(1, steps - warm))
 
 
@@ -151,12 +155,17 @@ def export(out: Path, target: Path, shape: dict):
     print(f"exported to {target}")
 
 
+def weigh(lengths: torch.Tensor) -> torch.Tensor:
+    """The weight of each answer's tokens, shape [batch, 1]: 1/sqrt(length), so that an answer of one
+    word is not drowned by summaries of forty."""
+    return lengths.clamp(min=1).float().rsqrt().unsqueeze(1)
+
+
 def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=OUT / "corpus")
     parser.add_argument("--out", type=Path, default=OUT / "run")
-    parser.add_argument("--steps", type=int, default=9000)
-    parser.add_argument("--lr", type=float, default=2e-2)
+    parser.add_argument("--steps", type=int, nargs="+", default=[n for n, _ in STEPS.values()], help="of each stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-scale", type=int, default=1, help="times the batch sizes of BUCKETS")
     parser.add_argument("--save-every", type=int, default=250)
@@ -169,15 +178,24 @@ def main(arguments: list[str] | None = None):
     print(f"{device}, {dtype}: {why}")
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     model = new_model(tokenizer, args.seed, SHAPE).to(device).train()
-    optimizer = AdamWScale(model.parameters(), lr=args.lr)
+    fuse_activations(model)
+    optimizer = AdamWScale(model.parameters())
     args.out.mkdir(parents=True, exist_ok=True)
-    first = load_state(args.out, model, optimizer)
-    corpus = read_corpus(args.corpus)
+    done, start = load_state(args.out, model, optimizer), 0
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters; {done} of {sum(args.steps)} steps done")
+    for (stage, (_, peak)), steps in zip(STEPS.items(), args.steps, strict=False):
+        if done < start + steps:
+            first = max(0, done - start)
+            train_stage(args, stage, start, steps, first, peak, model, optimizer, device, dtype)
+        start += steps
+
+
+def train_stage(args, stage, start, steps, first, peak, model, optimizer, device, dtype):
+    """Trains one stage, from its step `first` to `steps`; `start` steps of earlier stages went before."""
+    corpus = read_corpus(args.corpus / stage)
     buckets = {k: v * args.batch_scale for k, v in BUCKETS.items()}
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(corpus['kinds']):,} episodes, "
-          f"step {first} of {args.steps}")
     batches, epoch = [], 0
-    while len(batches) < args.steps:
+    while len(batches) < steps:
         batches += plan(corpus["prompt_lengths"], args.seed + epoch, buckets)
         epoch += 1
     if dtype == torch.bfloat16:
@@ -185,8 +203,9 @@ def main(arguments: list[str] | None = None):
     else:
         cast = contextlib.nullcontext
     log = open(args.out / "log.jsonl", "a", encoding="utf-8")
+    report_every = max(1, args.save_every // 5)  # a part of save_every: a resumed run reports the same averages
     started, seen, tokens, losses = time.time(), 0, 0, {}
-    for step in range(first, args.steps):
+    for step in range(first, steps):
         length, rows = batches[step]
         batch = collate(corpus, rows, length, device)
         with cast():
@@ -194,27 +213,28 @@ def main(arguments: list[str] | None = None):
                            decoder_input_ids=model._shift_right(batch["labels"])).logits
         by_token = torch.nn.functional.cross_entropy(
             logits.float().transpose(1, 2), batch["labels"], ignore_index=-100, reduction="none")
-        counted = batch["labels"] != -100
-        loss = by_token.sum() / counted.sum()
+        lengths = (batch["labels"] != -100).sum(1)
+        weight = weigh(lengths)
+        loss = (by_token * weight).sum() / (lengths.unsqueeze(1) * weight).sum()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.param_groups[0]["lr"] = rate(step, args.steps, args.lr)
+        optimizer.param_groups[0]["lr"] = rate(step, steps, peak)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         seen, tokens = seen + len(rows), tokens + len(rows) * (length + batch["labels"].shape[1])
-        each = (by_token.detach().sum(1) / counted.sum(1)).tolist()
+        each = (by_token.detach().sum(1) / lengths).tolist()
         for kind, value in zip(corpus["kinds"][rows], each, strict=True):
             losses.setdefault(KINDS[kind], []).append(value)
-        if (step + 1) % 50 == 0 or step + 1 == args.steps:
+        if (step + 1) % report_every == 0 or step + 1 == steps:
             took = time.time() - started
             by_kind = {k: round(sum(v) / len(v), 3) for k, v in sorted(losses.items())}
-            line = {"step": step + 1, "loss": by_kind, "norm": round(float(norm), 3),
+            line = {"step": start + step + 1, "stage": stage, "loss": by_kind, "norm": round(float(norm), 3),
                     "examples_per_s": round(seen / took, 1), "tokens_per_s": round(tokens / took)}
             print(json.dumps(line), flush=True)
             print(json.dumps(line), file=log, flush=True)
             losses = {}
-        if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
-            save_state(args.out, model, optimizer, step + 1)
+        if (step + 1) % args.save_every == 0 or step + 1 == steps:
+            save_state(args.out, model, optimizer, start + step + 1)
 
 
 if __name__ == "__main__":

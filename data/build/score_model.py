@@ -36,12 +36,12 @@ def percent_equal(texts: list[str], items: list[dict]) -> float:
 
 
 def names_right(texts: list[str], items: list[dict]) -> float:
-    """Share of the capitalised words inside the summaries that the dialogue contains, in percent."""
+    """Share of the capitalised words inside the summaries' sentences that the dialogue contains, in percent."""
     hits = []
     for text, item in zip(texts, items, strict=True):
-        words = text.replace(".", " ").replace(",", " ").split()
-        inner = [w for before, w in zip(["."] + words, words, strict=False) if w[:1].isupper() and before != "."]
-        hits += [w.removesuffix("'s") in item["dialogue"] for w in inner]
+        for sentence in text.split(". "):
+            words = sentence.replace(".", " ").replace(",", " ").split()
+            hits += [w.removesuffix("'s") in item["dialogue"] for w in words[1:] if w[:1].isupper()]
     return 100 * float(np.mean(hits)) if hits else float("nan")
 
 

@@ -29,12 +29,12 @@ class RougeByExample(evaluate.Metric):
             features=datasets.Features({"predictions": text, "references": datasets.Sequence(text)}),
         )
 
-    def _compute(self, predictions, references):
-        if not hasattr(self, "scorer"):
-            self.scorer = rouge_scorer.RougeScorer(KINDS, tokenizer=_Remembering())
-        result = {kind: [] for kind in KINDS}
+    def _compute(self, predictions, references, kinds=tuple(KINDS)):
+        if not hasattr(self, "tokenizer"):
+            self.tokenizer = _Remembering()
+        scorer, result = rouge_scorer.RougeScorer(list(kinds), tokenizer=self.tokenizer), {kind: [] for kind in kinds}
         for text, targets in zip(predictions, references):
-            scores = [self.scorer.score(target, text) for target in targets]
-            for kind in KINDS:
+            scores = [scorer.score(target, text) for target in targets]
+            for kind in kinds:
                 result[kind].append(sum(s[kind].fmeasure for s in scores) / len(scores))
         return result
