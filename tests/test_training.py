@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig
 
-from utils import adapters, dialogues, training
+from utils import adapters, checkpoints, dialogues, training
 from utils.dialogues import DataError
 from utils.generation import generate
 from utils.models import count_parameters
@@ -153,24 +153,24 @@ def test_a_half_written_checkpoint_is_named_and_skipped(pairs, tiny, tmp_path, c
         remove_unused_columns=False), train_dataset=rows, data_collator=training.collate)
     trainer.train()
     older, newer = sorted(tmp_path.glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
-    assert training.last_checkpoint(tmp_path) == newer
+    assert checkpoints.last_checkpoint(tmp_path) == newer
     for file in ("model.safetensors", "optimizer.pt", "trainer_state.json"):
         whole = (newer / file).read_bytes()
         (newer / file).write_bytes(whole[: len(whole) // 2])
-        assert training.last_checkpoint(tmp_path) == older
+        assert checkpoints.last_checkpoint(tmp_path) == older
         assert f"{newer} is half-written" in capsys.readouterr().err
         (newer / file).write_bytes(whole)
     (newer / "scheduler.pt").unlink()
-    assert training.last_checkpoint(tmp_path) == older and training.last_checkpoint(tmp_path / "none") is None
+    assert checkpoints.last_checkpoint(tmp_path) == older and checkpoints.last_checkpoint(tmp_path / "none") is None
 
 
 def test_a_checkpoint_of_another_training_is_not_taken_up(pairs, tiny):
     rows = training.encode(tiny[1], pairs)
-    one = training.fingerprint(small(), rows, SETTINGS, 0)
-    assert one == training.fingerprint(small(), rows, SETTINGS, 0)
+    one = checkpoints.fingerprint(small(), rows, SETTINGS, 0)
+    assert one == checkpoints.fingerprint(small(), rows, SETTINGS, 0)
     others = [(small(1), rows, SETTINGS, 0), (small(), rows[1:], SETTINGS, 0), (small(), rows, SETTINGS, 1),
               (small(), rows, {**SETTINGS, "batch": 4}, 0)]
-    assert one not in {training.fingerprint(*other) for other in others}
+    assert one not in {checkpoints.fingerprint(*other) for other in others}
 
 
 def test_unusable_data_are_clear_errors(tiny):

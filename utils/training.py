@@ -4,12 +4,9 @@ transformers' Trainer scales a T5's loss wrongly under gradient accumulation, be
 swallows the count of tokens without using it; here the loss is a sum divided by that count.
 """
 
-import hashlib
-import json
 import math
 import random
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +14,6 @@ from types import SimpleNamespace
 
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError, safe_open
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,6 +22,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 from transformers.utils import logging
 
+from utils.checkpoints import fingerprint, last_checkpoint
 from utils.dialogues import DataError
 from utils.prompts import PromptTooLong, summary_prompt
 
@@ -171,41 +168,6 @@ def by_length(rows: list[dict]) -> Dataset:
     of the answer costs twice as much as one of the prompt (decoder layers and vocabulary)."""
     widest = max(len(r["input_ids"]) for r in rows)
     return Dataset.from_list([{**r, "length": len(r["labels"]) * widest + len(r["input_ids"])} for r in rows])
-
-
-def fingerprint(model, rows, settings, seed) -> str:
-    """What a training starts from, as a folder name: only the same training may resume it."""
-    weights = [float(p.detach().double().sum()) for p in model.parameters()]
-    text = json.dumps([weights, rows, settings, seed, [n for n, p in model.named_parameters() if p.requires_grad]])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The latest whole checkpoint in a folder; half-written ones are named on stderr and skipped."""
-    found = sorted(Path(folder).glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
-    for path in found:
-        fault = checkpoint_fault(path)
-        if not fault:
-            return path
-        print(f"{path} is half-written ({fault}): skipped", file=sys.stderr)
-    return None
-
-
-def checkpoint_fault(path: Path) -> str:
-    """What is missing or damaged in a checkpoint of Trainer; "" where it is whole."""
-    weights = [p for p in (path / "model.safetensors", path / "adapter_model.safetensors") if p.exists()]
-    missing = [name for name in ("optimizer.pt", "scheduler.pt", "trainer_state.json") if not (path / name).exists()]
-    if missing or not weights:
-        return f"no {(missing or ['weights'])[0]}"
-    try:
-        for file in weights:
-            with safe_open(file, "pt") as stored:
-                stored.keys()
-        torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
-        json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-    except (SafetensorError, ValueError, RuntimeError, OSError, EOFError) as error:
-        return (str(error).split("\n")[0] or type(error).__name__)[:80]
-    return ""
 
 
 @torch.inference_mode()
