@@ -23,4 +23,5 @@ test: setup
 	@$(BIN)/python -m pytest
 
 lab: setup
+	@$(BIN)/python -m utils.checks
 	@$(BIN)/python -m jupyterlab labs

@@ -5,6 +5,8 @@ import math
 import os
 from pathlib import Path
 
+from utils.checks import SetupError, cannot_write
+
 FIELDS = ("lab", "claim", "value", "low", "high", "n", "seeds", "unit", "control")
 
 
@@ -30,8 +32,11 @@ def read_claims(path: Path) -> list[dict]:
 
 
 def write_claims(path: Path, rows: list[dict]) -> None:
-    """Writes the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    os.replace(part, path)
+    """Writes the file whole or not at all. Raises SetupError where the disk is full or read-only."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise SetupError(cannot_write(path.parent, error)) from error

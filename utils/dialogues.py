@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from utils.hub import fetch
+
 COLUMNS = ("id", "dialogue", "summary", "topic")
 
 
@@ -12,17 +14,13 @@ class DataError(ValueError):
     """A data file cannot be used; the message names the file and the fault."""
 
 
-def load_split(source: str, split: str, revision: str | None = None) -> pd.DataFrame:
+def load_split(source: str, split: str) -> pd.DataFrame:
     """One row a summary, columns id, dialogue, summary, topic (others are kept), in file order.
 
-    `source` is a folder holding train.csv, validation.csv, test.csv, or a data set on the hub.
-    Raises DataError.
+    `source` holds train.csv, validation.csv and test.csv: a folder, or a data set on the hub, which
+    may end in @ and a revision. Raises DataError, HubError.
     """
-    if Path(source).is_dir():
-        return read_csv(Path(source) / f"{split}.csv")
-    import datasets
-
-    return _checked(datasets.load_dataset(source, split=split, revision=revision).to_pandas(), f"{source}:{split}")
+    return read_csv(fetch(source, "dialogues", needed=(f"{split}.csv",)) / f"{split}.csv")
 
 
 def read_csv(path: Path) -> pd.DataFrame:

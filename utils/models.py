@@ -8,49 +8,77 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
+from utils.hub import fetch
+
 
 class ModelError(RuntimeError):
     """A model or tokenizer cannot be loaded; the message says what is wrong and what to do."""
 
 
-def load_tokenizer(name: str, revision: str | None = None):
-    """The tokenizer of a model directory or hub name. Raises ModelError."""
-    folder = Path(name)
-    if folder.is_dir() and not any((folder / f).exists() for f in ("tokenizer.json", "spiece.model")):
+def load_tokenizer(name: str):
+    """The tokenizer of a model directory or hub name. Raises ModelError, HubError."""
+    folder = fetch(name)
+    if not any((folder / f).exists() for f in ("tokenizer.json", "spiece.model")):
         raise ModelError(f"{folder} has no tokenizer (tokenizer.json or spiece.model): copy it from where the "
                          "model was trained, or save it there with tokenizer.save_pretrained()")
     try:
-        return AutoTokenizer.from_pretrained(name, revision=revision)
+        return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ModelError(f"no tokenizer can be loaded from {name!r}: {_first_line(error)}") from error
 
 
-def load_model(name: str, device: torch.device | str = "cpu", *, revision: str | None = None,
-               attention: str | None = None):
+def load_model(name: str, device: torch.device | str = "cpu", *, attention: str | None = None):
     """(model, tokenizer) of an encoder-decoder, weights in fp32, in evaluation mode on the device.
 
-    Computation in bf16 is autocast's business (see utils.generation). attention is "eager" (which
-    gives attention maps and trains a small model faster on CPU) or "sdpa", by default what suits the
-    device. Raises ModelError for a missing tokenizer, missing or damaged weights.
+    `name` is a model directory or a hub name, which may end in @ and a revision. Computation in bf16 is
+    autocast's business (see utils.generation). attention is "eager" (which gives attention maps and
+    trains a small model faster on CPU) or "sdpa", by default what suits the device. Raises ModelError
+    for a missing tokenizer, missing or damaged weights; HubError.
     """
     attention = attention or ("eager" if torch.device(device).type == "cpu" else "sdpa")
+    folder, tokenizer = fetch(name), load_tokenizer(name)
+    require_safetensors(folder, name)
     logging.disable_progress_bar()
-    folder = Path(name)
-    tokenizer = load_tokenizer(name, revision)
-    if folder.is_dir() and not (folder / "config.json").exists():
+    if not (folder / "config.json").exists():
         raise ModelError(f"{folder} has no config.json: it is not a model directory")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # a head of the checkpoint's own is no news, see untie
     try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(
-            name, revision=revision, use_safetensors=True, dtype=torch.float32, attn_implementation=attention)
+        model, found = AutoModelForSeq2SeqLM.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, attn_implementation=attention, output_loading_info=True)
     except SafetensorError as error:
         raise ModelError(f"the weights in {name!r} are damaged or cut short ({_first_line(error)}): "
                          "fetch model.safetensors again (git checkout, or empty the hub cache)") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"no safetensors weights can be loaded from {name!r}: {_first_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if found["missing_keys"]:
+        raise ModelError(f"the weights in {name!r} lack {', '.join(sorted(found['missing_keys'])[:3])}: they are "
+                         "another model's, or cut short")
+    untie(model)
     # A saved max_length would fight with max_new_tokens in every generate() call.
     model.generation_config.max_length = None
     fuse_activations(model)
     return model.to(device).eval(), tokenizer
+
+
+def require_safetensors(folder: Path, name: str, key: str = "model") -> None:
+    """Raises ModelError where the folder of a model, fetched under `name`, holds no safetensors. `key` is
+    the profile's entry."""
+    if any(folder.glob("*.safetensors")):
+        return
+    if Path(name).is_dir():
+        raise ModelError(f"no safetensors weights in {name!r}: save the model there with model.save_pretrained()")
+    raise ModelError(f"{name} has no safetensors weights on the hub, and other formats are not loaded: set "
+                     f"{key}_revision in labs/profiles.toml to a revision that has them, or {key} to another model")
+
+
+def untie(model) -> None:
+    """Lets a T5 keep its own lm_head (FLAN-T5 has one). transformers 5 loads it, yet goes on calling it
+    tied, and every later tie_weights() would put the input embeddings in its place."""
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False
 
 
 def fuse_activations(model) -> None:

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+from utils import checks
+from utils.checks import ROOT
 
 
 class UnknownProfile(ValueError):
@@ -25,7 +26,8 @@ def load_profile(name: str | None = None, path: Path | None = None) -> SimpleNam
 
     `name` defaults to the environment variable LAB_PROFILE, then to "tiny"; `path` to LAB_PROFILES,
     then to labs/profiles.toml. Values that begin with "data/" are paths below the repository and
-    come back absolute. Raises UnknownProfile.
+    come back absolute; a hub name whose revision is pinned comes back as name@revision. Raises
+    UnknownProfile.
     """
     name = name or os.environ.get("LAB_PROFILE") or "tiny"
     path = path or os.environ.get("LAB_PROFILES") or ROOT / "labs" / "profiles.toml"
@@ -34,6 +36,8 @@ def load_profile(name: str | None = None, path: Path | None = None) -> SimpleNam
         raise UnknownProfile(f"LAB_PROFILE={name!r} is not in {Path(path).name}; known: {', '.join(sorted(tables))}")
     values = {k: str(ROOT / v) if isinstance(v, str) and v.startswith("data/") else v
               for k, v in tables[name].items()}
+    for key in [k for k in values if f"{k}_revision" in values]:
+        values[key] += f"@{values[f'{key}_revision']}"
     out = Path(os.environ.get("LAB_OUT") or ROOT / "out") / name
     checkpoints = Path(os.environ.get("LAB_CHECKPOINTS") or out / "checkpoints")
     return SimpleNamespace(name=name, root=ROOT, out=out, checkpoints=checkpoints, **values)
@@ -95,10 +99,16 @@ def go_offline() -> None:
 
 
 def start(seed: int = 0, name: str | None = None) -> SimpleNamespace:
-    """A lab's first call: the profile with `device`, `dtype` and `why` set, seeded, reported in one line."""
+    """A lab's first call: the profile with `device`, `dtype` and `why` set, seeded, reported in one line.
+
+    Raises UnknownProfile, and SetupError where the kernel is another environment's or nothing can be
+    written.
+    """
     import transformers
 
     profile = load_profile(name)
+    checks.require(checks.environment_fault(), checks.writing_fault(profile.out))
+    os.environ["LAB_PROFILE"] = profile.name  # for messages, and for processes started from here
     if not profile.network:
         go_offline()
     tune_allocator()
@@ -107,4 +117,6 @@ def start(seed: int = 0, name: str | None = None) -> SimpleNamespace:
     print(f"profile {profile.name} · {profile.device} · {str(profile.dtype).removeprefix('torch.')} "
           f"({profile.why}) · Python {platform.python_version()} · torch {torch.__version__} · "
           f"transformers {transformers.__version__}")
+    if fault := checks.space_fault(profile.out):
+        print(fault)
     return profile

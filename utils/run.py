@@ -22,6 +22,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 
+from utils import checks
 from utils.claims import read_claims, write_claims
 from utils.profile import ROOT, load_profile
 
@@ -79,7 +80,10 @@ def execute(path: Path, out: Path, line) -> dict:
         client.execute()
     except CellExecutionError as error:
         raise RuntimeError(f"{path.name} failed in code cell {at['cell']}: {error.ename}: {error.evalue}") from error
-    except (CellTimeoutError, DeadKernelError) as error:
+    except DeadKernelError as error:
+        raise RuntimeError(f"{path.name} failed in code cell {at['cell']}: its kernel died, most often because memory "
+                           "ran out: lower batch and batch_tokens in the profile's table") from error
+    except CellTimeoutError as error:
         raise RuntimeError(f"{path.name} failed in code cell {at['cell']}: {error}") from error
     finally:
         memory.done.set()
@@ -139,6 +143,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("labs", nargs="*", type=int, help="numbers of labs; all of them by default")
     args = parser.parse_args(arguments)
     profile = load_profile()
+    try:
+        checks.require(checks.environment_fault(), checks.utils_fault(), checks.kernel_fault())
+        return run_labs(profile, find_labs(args.labs))
+    except checks.SetupError as error:
+        sys.exit(str(error))
+    except OSError as error:
+        if error.errno not in checks.DISK_FAULTS:
+            raise
+        sys.exit(checks.cannot_write(profile.out, error))
+
+
+def run_labs(profile, labs: list[Path]) -> int:
+    """Executes and publishes each; prints all claims. 0, or 1 where a lab failed."""
     out, terminal, failed = profile.out, sys.stdout.isatty(), []
     out.mkdir(parents=True, exist_ok=True)
     os.environ["LAB_CHECKPOINTS"] = str(profile.checkpoints)  # outlives a lab that was interrupted
@@ -147,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
         if terminal or end:
             print(f"\r{text:<78}" if terminal else text, end="\n" if end else "", flush=True)
 
-    for path in find_labs(args.labs):
+    for path in labs:
         with tempfile.TemporaryDirectory(dir=out, prefix=".partial-") as partial:
             staged = Path(partial) / profile.name
             try:
