@@ -139,7 +139,7 @@ def test_a_disk_that_is_nearly_full_is_said_at_the_start(tmp_path, monkeypatch):
     assert "only 3 MB are free" in checks.space_fault(tmp_path)
 
 
-def test_the_report_tells_what_a_helper_needs_and_no_secret():
+def test_the_report_tells_what_one_needs_and_no_secret():
     done = python("-m", "utils.report", env={"HF_TOKEN": "hf_secret", "HF_HOME": str(ROOT / "out" / "cache")})
     lines = done.stdout.strip().split("\n")
     assert done.returncode == 0 and 17 <= len(lines) <= 22, done.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from test_network import guarded
 
 LABS = sorted((Path(__file__).resolve().parent.parent / "labs").glob("[0-9][0-9]_*.ipynb"))
 CELL_SECONDS = 600
@@ -25,7 +26,8 @@ def nbval(path: Path, folder: Path) -> tuple[int, int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-x", "-p", "no:cacheprovider",
          f"--nbval-cell-timeout={CELL_SECONDS}", f"--junitxml={report}", "-o", "addopts=", str(path)],
-        capture_output=True, text=True, cwd=path.parent, env={**os.environ, "LAB_OUT": str(folder / "out")})
+        capture_output=True, text=True, cwd=path.parent,
+        env={**guarded(folder / "connections.txt"), "LAB_OUT": str(folder / "out")})
     cases = list(ET.parse(report).iter("testcase")) if report.exists() else []
     bad = sum(any(child.tag in {"failure", "error", "skipped"} for child in case) for case in cases)
     return len(cases) - bad, bad, done.stdout + done.stderr
@@ -55,6 +57,8 @@ def test_lab_runs(path, tmp_path):
     assert passed == len(code_cells(path)), f"nbval ran {passed} of {len(code_cells(path))} code cells"
     claims = json.loads((tmp_path / "out" / "tiny" / "claims" / f"{path.name[:2]}.json").read_text(encoding="utf-8"))
     assert claims and all(c["low"] <= c["value"] <= c["high"] and c["control"] for c in claims)
+    connections = tmp_path / "connections.txt"
+    assert not connections.exists(), f"the tiny profile went to the network: {connections.read_text()}"
 
 
 def notebook_of(*sources: str):

@@ -5,6 +5,7 @@ import time
 
 import torch
 from tqdm import tqdm
+from transformers import LogitsProcessor
 
 from utils.prompts import PromptTooLong
 
@@ -19,6 +20,18 @@ def in_dtype(model, dtype: torch.dtype):
     fast = copy.deepcopy(model).to(dtype)
     (fast.get_base_model() if hasattr(fast, "get_base_model") else fast).set_attn_implementation("sdpa")
     return fast
+
+
+class Draw(LogitsProcessor):
+    """Samples at temperature 1 from the whole distribution and leaves only the drawn token possible, so that
+    greedy search takes it. On CPU torch.multinomial draws a random number for each of the vocabulary's
+    tokens; the inverse of the cumulated probabilities needs one for each row."""
+
+    def __call__(self, input_ids, scores):
+        total = scores.float().softmax(-1).cumsum(-1)
+        point = torch.rand(len(scores), 1, device=scores.device) * total[:, -1:]
+        drawn = torch.searchsorted(total, point, right=True).clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
 
 def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:

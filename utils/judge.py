@@ -1,6 +1,7 @@
 """The toxicity judge: a bag of character n-grams and one weight each, built by data/build/judge.py."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +9,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from sklearn.feature_extraction.text import HashingVectorizer
+
+from utils.hub import fetch
+from utils.models import require_safetensors
 
 BUILD = "build it with: python data/build/judge.py"
 
@@ -56,3 +60,23 @@ def toxicity(judge: Judge, texts: list[str]) -> np.ndarray:
         return np.zeros(0)
     score = judge.vectorizer.transform(texts) @ judge.coef + judge.intercept
     return 0.5 * (1 + np.tanh(score / 2))  # the logistic function, safe from overflow
+
+
+def toxicity_function(name: str, label: str = "toxic", device="cpu") -> Callable:
+    """texts -> probabilities [n], float64: of the bundled judge in the folder `name`, or of a
+    classifier there or on the hub, read by the name of its label. Raises ValueError, ModelError, HubError."""
+    folder = fetch(name, "judge", needed=("config.json", "*.safetensors"))
+    if (folder / "judge.safetensors").exists():
+        judge = load_judge(folder)
+        return lambda texts: toxicity(judge, texts)
+    from transformers import pipeline
+
+    require_safetensors(folder, name, "judge")
+    classify = pipeline("text-classification", model=str(folder), device=device, top_k=None,
+                        model_kwargs={"use_safetensors": True})
+    known = list(classify.model.config.id2label.values())
+    if label not in known:
+        raise ValueError(f"the judge {name} has no label {label!r}; it has {', '.join(known)}: set judge_label in "
+                         "labs/profiles.toml")
+    return lambda texts: np.array([next(s["score"] for s in scores if s["label"] == label)
+                                   for scores in classify(list(texts), truncation=True, batch_size=64)])

@@ -69,6 +69,21 @@ def interval(scores, seed: int = 0, resamples: int = 2000) -> tuple[float, float
     return mean, float(made.confidence_interval.low), float(made.confidence_interval.high)
 
 
+def relative_fall(before, after, seed: int = 0, resamples: int = 2000) -> tuple[float, float, float]:
+    """(value, low, high): by how many percent the mean of `after`, [n] or [runs, n], lies below that of
+    `before` (of the same shape, or [n]), with its 95 % bootstrap interval; runs and examples are drawn
+    anew, the same ones on both sides."""
+    after = np.atleast_2d(np.asarray(after, dtype=float))
+    before, rng = np.broadcast_to(np.asarray(before, dtype=float), after.shape), np.random.default_rng(seed)
+
+    def fall(runs, examples):
+        return 100 * (1 - after[np.ix_(runs, examples)].mean() / before[np.ix_(runs, examples)].mean())
+
+    draws = [fall(*(rng.integers(0, size, size) for size in after.shape)) for _ in range(resamples)]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(fall(*map(np.arange, after.shape))), float(low), float(high)
+
+
 def cut_to_mean_length(texts: list[str], words: float) -> list[str]:
     """The texts, each cut after as many words as bring their mean length down to `words` or just
     below; as they are where they are short enough. For comparing systems at one length."""

@@ -44,3 +44,30 @@ def distribution(ax, tokens: list[str], probabilities, label: str | None = None,
     ax.bar([i + shift for i in range(len(tokens))], probabilities, width, color=color, label=label)
     ax.set_xticks(range(len(tokens)), [repr(t) for t in tokens], rotation=60, ha="right", fontsize=8)
     return ax
+
+
+def live_curves(names: list[str], every: int = 5, columns: int = 4):
+    """A figure with a panel for each name, redrawn while a training runs, and the function that feeds
+    it: add(run, record) takes a line's label and one step's values; add() draws a last time."""
+    from IPython.display import display
+
+    fig, axs = plt.subplots(-(-len(names) // columns), columns, figsize=(12, 2.3 * -(-len(names) // columns)),
+                            layout="constrained", squeeze=False)
+    plt.close(fig)  # else it would be shown a second time
+    handle, seen = display(fig, display_id=True), {}
+
+    def add(run: str | None = None, record: dict | None = None) -> None:
+        if record is not None:
+            seen.setdefault(run, []).append(record)
+            if (record["step"] + 1) % every:
+                return
+        for ax, name in zip(axs.flat, names, strict=False):
+            ax.clear()
+            ax.set_title(name.replace("_", " "), fontsize=9)
+            for label, records in seen.items():
+                ax.plot([r["step"] for r in records], [r[name] for r in records], label=label)
+        axs[0, 0].legend(fontsize=7)
+        if handle is not None:  # there is none outside a notebook
+            handle.update(fig)
+
+    return add

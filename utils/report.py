@@ -1,4 +1,4 @@
-"""What a helper needs to know about this machine and installation: python -m utils.report"""
+"""What one needs to know of this machine and installation: python -m utils.report"""
 
 import os
 import platform

@@ -1,0 +1,512 @@
+"""Alignment: what a token earns, what the first step may and may not do, stopping, going on, and learning."""
+
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+from utils import adapters, dialogues, metrics, rivals, rl, training
+from utils.generation import Draw, generate
+from utils.profile import ROOT
+
+SETTINGS = {"steps": 4, "batch": 8, "rows": 4, "learning_rate": 1e-2, "max_new_tokens": 6, "checkpoint_every": 2}
+LORA = LoraConfig(r=8, lora_alpha=16, target_modules=["q", "k", "v", "o", "wi_0", "wo"], task_type="SEQ_2_SEQ_LM")
+PROMPTS = [f"w{i} w{i + 1}" + " w3" * (i % 5) for i in range(5, 30)]
+
+
+def words():
+    """A tokenizer of 50 tokens: pad, end, unknown and the words w3 to w49."""
+    ids = {"<pad>": 0, "</s>": 1, "<unk>": 2, **{f"w{i}": i for i in range(3, 50)}}
+    made = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
+                                   model_max_length=64)
+
+
+tokenizer = pytest.fixture(words, scope="module")
+
+
+def small(seed: int = 0):
+    torch.manual_seed(seed)
+    model = T5ForConditionalGeneration(T5Config(
+        vocab_size=50, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=2,
+        feed_forward_proj="gated-gelu", dropout_rate=0.1, decoder_start_token_id=0, initializer_factor=0.5))
+    return model.eval()
+
+
+def adapted(seed: int = 0):
+    """A policy whose adapter has been trained already: with the adapter off it is another one."""
+    base = small(seed)
+    base.shared.weight.data *= 4  # logits large enough for an adapter to concentrate
+    model = adapters.add_adapter(base, LORA)
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.3)
+    return model
+
+
+KINDS = pytest.mark.parametrize("make", [small, adapted], ids=["full", "lora"])
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+
+
+def likes(word: str):
+    """Score: the share of the word among six."""
+    return lambda texts: np.array([text.split().count(word) / 6 for text in texts])
+
+
+def weights(model) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def sampled(model, tokenizer, n: int = 8, new: int = 6):
+    ids = [row["input_ids"] for row in training.encode(tokenizer, [(p, "") for p in PROMPTS[:n]])]
+    torch.manual_seed(1)
+    return rl.rollout(model, tokenizer, ids, max_new_tokens=new)
+
+
+# Completions and their log-probabilities
+
+
+def test_a_completion_ends_with_its_end_token_and_the_mask_with_it(tokenizer):
+    assert rl.through_end([5, 1, 7, 1], 1) == [5, 1] and rl.through_end([5, 7], 1) == [5, 7]
+    assert rl.through_end([1, 0, 0], 1) == [1]
+    rows = [{"input_ids": [4, 1], "labels": [5, 6, 1]}, {"input_ids": [4, 4, 1], "labels": [5, 6, 7, 8]}]
+    batch = training.collate(rows)
+    mask = rl.token_scores(small(), None, batch)[2]
+    assert mask.tolist() == [[1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0]]
+    drawn, _ = sampled(small(), tokenizer, n=25)
+    assert max(len(row["labels"]) for row in drawn) == 6, "the start token is no part of the completion"
+    assert all(1 not in row["labels"][:-1] for row in drawn) and any(row["labels"][-1] == 1 for row in drawn)
+
+
+def test_texts_are_completions_without_prompt_or_special_tokens(tokenizer):
+    seen = []
+
+    def score(texts):
+        seen.extend(texts)
+        return np.zeros(len(texts))
+
+    rl.align(small(), tokenizer, ["w40 w41 w42 w43 w44"] * 8, score, {**SETTINGS, "steps": 1})
+    assert len(seen) == 9 and not any("w40 w41 w42" in text or "<" in text for text in seen)
+
+
+@KINDS
+def test_log_probabilities_are_those_of_transformers(tokenizer, make):
+    model = make()
+    batch = tokenizer(PROMPTS[:6], padding=True, return_tensors="pt")
+    torch.manual_seed(0)
+    made = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=True, top_k=0,
+                          max_new_tokens=6, return_dict_in_generate=True, output_scores=True)
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    theirs = core.compute_transition_scores(made.sequences, made.scores, normalize_logits=True)
+    rows = [{"input_ids": ids, "labels": rl.through_end(row, 1)} for ids, row in zip(
+        tokenizer(PROMPTS[:6])["input_ids"], made.sequences[:, 1:].tolist(), strict=True)]
+    logp, _, mask = rl.score_all(model, None, rl.chunks(model, tokenizer, rows, 4))
+    for i, row in enumerate(rows):
+        n = len(row["labels"])
+        assert mask[i].sum() == n and torch.allclose(logp[i, :n], theirs[i, :n], rtol=0, atol=1e-5)
+
+
+def test_the_bundled_model_agrees_with_transformers_too(tiny):
+    """Their scores go in as fp64: their own softmax in fp32, over a strided dimension, is off by more than 1e-5."""
+    model, tokenizer = tiny
+    table = dialogues.load_split(str(ROOT / "data" / "dialogues"), "validation")
+    ids = [r["input_ids"] for r in training.encode(tokenizer, training.summary_pairs(table, 3))]
+    batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+    torch.manual_seed(0)
+    made = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=True, top_k=0,
+                          max_new_tokens=12, return_dict_in_generate=True, output_scores=True)
+    scores = tuple(step.double() for step in made.scores)
+    theirs = model.compute_transition_scores(made.sequences, scores, normalize_logits=True)
+    rows = [{"input_ids": p, "labels": rl.through_end(row, 1)} for p, row in zip(ids, made.sequences[:, 1:].tolist(),
+                                                                               strict=True)]
+    logp, values, _ = rl.score_all(model, rl.value_head(model), rl.chunks(model, tokenizer, rows, 3))
+    assert not values.any(), "the values begin at zero"
+    for i, row in enumerate(rows):
+        n = len(row["labels"])
+        assert torch.allclose(logp[i, :n], theirs[i, :n].float(), rtol=0, atol=1e-5)
+
+
+def loss_of(model, head, batch, scores, ref_logp, old_logp):
+    """The PPO loss of one batch, put together as align() does, with its rewards and KL."""
+    logp, values, mask = rl.token_scores(model, head, batch)
+    rewards = rl.token_rewards(scores, old_logp, ref_logp, mask, 0.1)
+    advantages, returns = rl.gae(rewards, values.detach(), mask)
+    advantages = rl.whiten(advantages, mask)
+    loss = rl.policy_loss(logp, old_logp, advantages, mask)
+    loss = loss + rl.value_loss(values, values.detach() + 0.1, returns, mask)
+    return loss.sum() / mask.sum(), rewards.sum(), sum(rl.kl_terms(logp, ref_logp, mask).values()).sum()
+
+
+def test_nothing_after_the_end_counts(tokenizer):
+    model, head = small(), rl.value_head(small())
+    torch.nn.init.normal_(head.weight)
+    rows = [{"input_ids": [9, 8, 1], "labels": [5, 6, 1]}, {"input_ids": [9, 1], "labels": [5, 6, 7, 8, 9, 3, 4, 1]}]
+    batch = training.collate(rows)
+    scores, after = torch.tensor([1.0, -1.0]), batch["labels"] == training.IGNORED
+    noise = torch.randn(batch["labels"].shape)
+    _, _, mask = rl.token_scores(model, head, batch)
+    ref, old = noise - 3, noise - 2.9
+    plain = loss_of(model, head, batch, scores, ref, old)
+    changed = {**batch, "decoder_input_ids": batch["decoder_input_ids"].clone()}
+    changed["decoder_input_ids"][0, 4:] = torch.tensor([11, 12, 13, 14])
+    changed["input_ids"] = torch.where(batch["attention_mask"] == 0, 17, batch["input_ids"])
+    other = loss_of(model, head, changed, scores, ref + 9.0 * after, old - 7.0 * after)
+    for a, b in zip(plain, other, strict=True):
+        assert torch.allclose(a, b, atol=1e-6), "pads or tokens after the end took part"
+    logp, values, _ = rl.token_scores(model, head, batch)
+    for made in (rl.token_rewards(scores, logp, ref, mask, 0.1), *rl.gae(ref * mask, values, mask),
+                 rl.policy_loss(logp, old, torch.ones_like(logp), mask), rl.whiten(noise, mask),
+                 rl.value_loss(values, values, torch.ones_like(values), mask)):
+        assert not made[after].any()
+    wider = {k: torch.nn.functional.pad(v, (0, 8), value=training.IGNORED if k == "labels" else 0)
+             for k, v in batch.items()}
+    more = torch.nn.functional.pad(noise, (0, 8), value=5.0)
+    for a, b in zip(plain, loss_of(model, head, wider, scores, more - 3, more - 2.9), strict=True):
+        assert torch.allclose(a, b, atol=1e-6), "wider padding changed the loss"
+
+
+# The parts of the loss
+
+
+def test_the_score_is_earned_by_the_last_token_and_kl_is_paid_by_every_one():
+    mask = torch.tensor([[1.0, 1, 1, 0], [1, 1, 1, 1]])
+    logp, ref = torch.full((2, 4), -1.0), torch.full((2, 4), -1.5)
+    made = rl.token_rewards(torch.tensor([2.0, -3.0]), logp, ref, mask, 0.1)
+    assert torch.allclose(made, torch.tensor([[-0.05, -0.05, 1.95, 0], [-0.05, -0.05, -0.05, -3.05]]))
+    kl = rl.kl_terms(logp, ref, mask)
+    assert kl["k1"].tolist() == [1.5, 2.0] and kl["k2"].tolist() == [0.375, 0.5]
+    assert torch.allclose(kl["k3"], torch.tensor([3.0, 4.0]) * (math.exp(-0.5) - 0.5))
+
+
+def test_the_estimators_of_kl_agree_with_the_sum_over_the_vocabulary():
+    torch.manual_seed(0)
+    p, q = torch.randn(30).log_softmax(0), (torch.randn(30) / 2).log_softmax(0)
+    draws = torch.multinomial(p.exp(), 200_000, replacement=True)
+    kl = rl.kl_terms(p[draws][:, None], q[draws][:, None], torch.ones(len(draws), 1))
+    exact = float((p.exp() * (p - q)).sum())
+    assert float(kl["k1"].mean()) == pytest.approx(exact, rel=0.02)
+    assert float(kl["k3"].mean()) == pytest.approx(exact, rel=0.02) and kl["k3"].min() >= 0
+
+
+@pytest.mark.parametrize("gamma, lam", [(1.0, 0.95), (0.9, 0.8), (1.0, 1.0), (0.9, 0.0)])
+def test_gae_is_the_direct_sum(gamma, lam):
+    torch.manual_seed(0)
+    rewards, values = torch.randn(3, 7, dtype=torch.double), torch.randn(3, 7, dtype=torch.double)
+    lengths = (7, 4, 1)
+    mask = torch.tensor([[1.0] * n + [0.0] * (7 - n) for n in lengths], dtype=torch.double)
+    advantages, returns = rl.gae(rewards, values, mask, gamma, lam)
+    assert not advantages[mask == 0].any() and not returns[mask == 0].any()
+    for b, n in enumerate(lengths):
+        v = [*values[b, :n].tolist(), 0.0]
+        deltas = [float(rewards[b, t]) + gamma * v[t + 1] - v[t] for t in range(n)]
+        for t in range(n):
+            slow = sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, n))
+            assert float(advantages[b, t]) == pytest.approx(slow) and float(returns[b, t]) == pytest.approx(slow + v[t])
+
+
+def test_baselines_and_whitening():
+    rewards = torch.tensor([1.0, 3.0, 5.0, 0.0, 0.0, 6.0])
+    assert rl.leave_one_out(rewards, 3).tolist() == [-3.0, 0.0, 3.0, -3.0, -3.0, 6.0]
+    x, mask = torch.randn(4, 9) * 3 + 5, (torch.rand(4, 9) > 0.4).float()
+    white = rl.whiten(x, mask)
+    assert white[mask > 0].mean().abs() < 1e-5 and white[mask > 0].var(correction=0) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_ratio_is_clipped_where_that_makes_the_loss_larger():
+    new, mask = torch.log(torch.tensor([[2.0, 2.0, 0.5, 0.5, 1.1]])), torch.ones(1, 5)
+    advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0]])
+    loss = rl.policy_loss(new, torch.zeros(1, 5), advantages, mask, clip=0.2)
+    assert torch.allclose(loss, torch.tensor([[-1.2, 2.0, -0.5, 0.8, -1.1]]))
+    values, old, returns = torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.tensor([[1.0]])
+    assert rl.value_loss(values, old, returns, torch.ones(1, 1), None) == 0
+    assert rl.value_loss(values, old, returns, torch.ones(1, 1), 0.2) == pytest.approx(0.32)
+
+
+@KINDS
+def test_a_rewarded_completion_becomes_more_probable(tokenizer, make):
+    model = make()
+    rows, _ = sampled(model, tokenizer)
+    batch = training.collate(rows)
+    old, _, mask = rl.token_scores(model, None, batch)
+    advantages = torch.zeros_like(old)
+    advantages[2], advantages[5] = 1.0, -1.0
+    rl.policy_loss(old, old.detach(), advantages, mask).sum().backward()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.grad is not None:
+                p -= 1e-4 * p.grad
+    change = ((rl.token_scores(model, None, batch)[0] - old) * mask).sum(1)
+    assert change[2] > 0 > change[5]
+
+
+def test_draws_follow_the_distribution():
+    scores = torch.tensor([[0.0, 2.0, -torch.inf, 1.0, -1.0]]).expand(40_000, -1)
+    torch.manual_seed(0)
+    made = Draw()(None, scores)
+    assert ((made == 0).sum(1) == 1).all(), "all but one token become impossible"
+    shares = (made == 0).float().mean(0)
+    assert shares[2] == 0 and torch.allclose(shares, scores[0].softmax(0), atol=0.01)
+
+
+# The loop
+
+
+@KINDS
+@DTYPES
+@pytest.mark.parametrize("method", ["ppo", "rloo"])
+def test_the_first_step_starts_at_the_reference_which_never_moves(tokenizer, make, dtype, method):
+    policy = make()
+    before, trained = weights(policy).clone(), {n for n, p in policy.named_parameters() if p.requires_grad}
+    run = rl.align(policy, tokenizer, PROMPTS, lambda texts: np.array([len(text) / 10 for text in texts]),
+                   {**SETTINGS, "samples": 2 if method == "rloo" else 1}, method=method, dtype=dtype)
+    assert run.history[0]["kl"] == run.history[0]["kl_k3"] == 0.0, "KL before the first update must be exactly 0"
+    assert all(record["ratio_first"] == 1.0 for record in run.history), "old and new log-probabilities differ"
+    assert run.history[-1]["ratio_max"] > 1 and run.history[-1]["kl"] != 0
+    assert torch.equal(weights(run.reference), before), "the reference moved"
+    assert not any(p.requires_grad for p in run.reference.parameters())
+    moved = {n for n, p, q in zip((n for n, _ in policy.named_parameters()), policy.parameters(),
+                                  run.reference.parameters(), strict=True) if not torch.equal(p, q)}
+    assert moved and moved <= trained and not policy.training
+
+
+@DTYPES
+def test_the_bundled_model_starts_exactly_at_its_reference(tiny, dtype):
+    """Its size is where torch would choose another attention kernel for the pass with gradients."""
+    policy, tokenizer = copy.deepcopy(tiny[0]), tiny[1]
+    rows = training.encode(tokenizer, training.summary_pairs(
+        dialogues.load_split(str(ROOT / "data" / "dialogues"), "validation"), 6))
+    batches = rl.chunks(policy, tokenizer, rows, 3)
+    old, _, mask = rl.score_all(policy, None, batches, dtype)
+    ref = rl.score_all(rl.frozen(policy), None, batches, dtype)[0]
+    for places, batch in batches:
+        new = rl.token_scores(policy, rl.value_head(policy), batch, dtype)[0]
+        assert new.requires_grad and torch.equal(old[places, :new.shape[1]], new.detach())
+    assert torch.equal(old, ref)
+    assert rl.kl_terms(old, ref, mask)["k1"].abs().max() == 0
+
+
+@KINDS
+@pytest.mark.parametrize("method", ["ppo", "rloo"])
+def test_the_policy_finds_the_best_answer(tokenizer, make, method):
+    settings = {**SETTINGS, "steps": 60, "batch": 32, "rows": 32, "kl": 0.0,
+                "learning_rate": 3e-2, "samples": 4 if method == "rloo" else 1, "passes": 2 if method == "ppo" else 1}
+    policy = make()
+    run = rl.align(policy, tokenizer, PROMPTS, likes("w7"), settings, method=method)
+    greedy = generate(policy, tokenizer, PROMPTS, max_new_tokens=6)
+    first, last = (np.mean([r["score"] for r in part]) for part in (run.history[:3], run.history[-5:]))
+    assert first < 0.15 and last > (0.8 if make is small else 0.3)
+    assert np.mean(likes("w7")(greedy)) > 0.9
+
+
+def test_the_leash_holds(tokenizer):
+    settings = {**SETTINGS, "steps": 30, "batch": 16, "rows": 16, "learning_rate": 1e-2}
+    ends = [rl.align(small(), tokenizer, PROMPTS, likes("w7"), {**settings, "kl": kl}).history[-1] for kl in (0.0, 1.0)]
+    assert ends[1]["kl"] < ends[0]["kl"] / 2 and ends[1]["score"] < ends[0]["score"]
+
+
+@KINDS
+def test_an_interrupted_run_goes_on_and_ends_the_same(tokenizer, make, tmp_path):
+    settings = {**SETTINGS, "steps": 7}
+
+    def stop(record):
+        if record["step"] == 4:
+            raise KeyboardInterrupt
+
+    def plain(history):
+        return [{k: v for k, v in r.items() if k not in ("seconds", "rollout", "scoring", "update")} for r in history]
+
+    whole, victim, again = make(), make(), make()
+    run = rl.align(whole, tokenizer, PROMPTS, likes("w7"), settings, seed=3)
+    with pytest.raises(KeyboardInterrupt):
+        rl.align(victim, tokenizer, PROMPTS, likes("w7"), settings, seed=3, folder=tmp_path, callback=stop)
+    [place] = tmp_path.iterdir()
+    assert [p.name for p in sorted(place.iterdir())] == ["step-000002", "step-000004"]
+    steps = []
+    resumed = rl.align(again, tokenizer, PROMPTS, likes("w7"), settings, seed=3, folder=tmp_path,
+                       callback=lambda record: steps.append(record["step"]))
+    assert steps == [4, 5, 6] and plain(resumed.history) == plain(run.history)
+    assert torch.equal(weights(again), weights(whole)) and torch.equal(resumed.head.weight, run.head.weight)
+    assert not list(tmp_path.iterdir()), "a finished run leaves no checkpoint"
+
+
+def test_a_damaged_checkpoint_is_named_and_another_run_is_not_taken_up(tokenizer, tmp_path, capsys):
+    def stop(record):
+        if record["step"] == 4:
+            raise KeyboardInterrupt
+
+    def begin(seed=0, score=None, label="x", **changes):
+        steps = []
+        rl.align(small(), tokenizer, PROMPTS, score or likes("w7"), {**SETTINGS, "steps": 5, **changes}, seed=seed,
+                 folder=tmp_path, label=label, callback=lambda r: steps.append(r["step"]))
+        return steps
+
+    def interrupt():
+        with pytest.raises(KeyboardInterrupt):
+            rl.align(small(), tokenizer, PROMPTS, likes("w7"), {**SETTINGS, "steps": 5}, folder=tmp_path, label="x",
+                     callback=stop)
+
+    interrupt()
+    everything = [0, 1, 2, 3, 4]
+    assert begin(seed=1) == begin(kl=0.3) == begin(score=lambda t: np.ones(len(t)) * 2) == everything
+    state = next(tmp_path.glob("*/step-000004/state.safetensors"))
+    state.write_bytes(state.read_bytes()[:100])
+    assert begin() == [2, 3, 4]
+    assert "step-000004 is damaged" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_stops_with_step_batch_and_checkpoint(tokenizer, tmp_path):
+    policy, calls = small(), []
+
+    def score(texts):
+        calls.append(len(texts))
+        return np.full(len(texts), np.nan if len(calls) == 5 else 0.5)  # the fourth batch
+
+    with pytest.raises(FloatingPointError, match=(
+            r"PPO, seed 1: the loss is nan \(pass 1, batch 1 of 2, prompts \[\d+, .*\]\) in step 3; "
+            r"last good checkpoint: .*step-000002")):
+        rl.align(policy, tokenizer, PROMPTS, score, SETTINGS, folder=tmp_path, label="PPO, seed 1")
+    assert torch.isfinite(weights(policy)).all() and list(tmp_path.glob("*/step-000002/state.safetensors"))
+    with pytest.raises(FloatingPointError, match="in step 0; last good checkpoint: none"):
+        rl.align(small(), tokenizer, PROMPTS, lambda texts: np.full(len(texts), np.inf), SETTINGS)
+
+
+def test_unusable_settings_are_clear_errors(tokenizer):
+    for method, samples in (("grpo", 4), ("rloo", 1)):
+        with pytest.raises(ValueError, match=f"method '{method}' with {samples} samples"):
+            rl.align(small(), tokenizer, PROMPTS, likes("w7"), {**SETTINGS, "samples": samples}, method=method)
+
+
+def test_a_callback_ends_the_run(tokenizer):
+    run = rl.align(small(), tokenizer, PROMPTS, likes("w7"), SETTINGS, callback=lambda record: record["step"] == 1)
+    assert len(run.history) == 2 and run.seconds == pytest.approx(sum(r["seconds"] for r in run.history))
+
+
+PROCESSES = r"""
+import sys, torch
+sys.path.insert(0, "tests")
+import test_rl as t
+from accelerate import Accelerator
+from utils import rl
+policy, accelerator, seen = t.small(), Accelerator(cpu=True), []
+def score(texts):
+    seen.append(len(texts))
+    return t.likes("w7")(texts)
+run = rl.align(policy, t.words(), t.PROMPTS, score, t.SETTINGS, accelerator=accelerator)
+result = ("RESULT", accelerator.num_processes, seen[-1], t.weights(policy).double().abs().sum().item(),
+          run.history[-1]["score"], run.history[0]["kl"], run.history[-1]["ratio_first"])
+sys.stdout.write(" ".join(map(str, result)) + "\n")  # in one piece: the processes share the line
+"""
+
+
+def test_two_processes_share_the_batch_and_stay_equal():
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python",
+         sys.executable, "-c", PROCESSES], capture_output=True, text=True, cwd=ROOT, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"})
+    lines = [line.split() for line in done.stdout.split("\n") if line.startswith("RESULT")]
+    assert len(lines) == 2 and lines[0] == lines[1], done.stdout + done.stderr[-3000:]
+    assert lines[0][1:3] == ["2", "4"] and lines[0][5:] == ["0.0", "1.0"]
+    assert float(lines[0][3]) != pytest.approx(float(weights(small()).double().abs().sum()), abs=1e-6)
+
+
+def test_the_whole_batch_s_gradient_is_the_sum_of_its_parts(tokenizer):
+    """What the rows at a time, and the processes, rely on."""
+    model, grads = small(), []
+    rows, _ = sampled(model, tokenizer)
+    for size in (8, 3):
+        model.zero_grad()
+        for _, batch in rl.chunks(model, tokenizer, rows, size):
+            logp, _, mask = rl.token_scores(model, None, batch)
+            (rl.policy_loss(logp, logp.detach(), torch.ones_like(logp), mask).sum() / 10).backward()
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert torch.allclose(*grads, atol=1e-5)
+
+
+# What PPO is compared with
+
+
+@KINDS
+def test_dpo_starts_at_log_2_and_comes_to_prefer_the_chosen(tokenizer, make):
+    triples = [(p, "w7 w7 w8", "w9 w10 w11 w12") for p in PROMPTS]
+    policy = make()
+    before = weights(policy).clone()
+    settings = {"steps": 25, "batch": 8, "learning_rate": 1e-2, "beta": 0.3, "rows": 8}
+    run = rivals.dpo(policy, tokenizer, triples, settings)
+    assert run.history[0]["loss"] == pytest.approx(math.log(2), abs=1e-6) and run.history[0]["margin"] == 0.0
+    assert run.history[-1]["accuracy"] == 1.0 and run.history[-1]["loss"] < 0.5
+    assert torch.equal(weights(run.reference), before)
+    logp, ref = torch.tensor([[-1.0, -1], [-3, -3]]), torch.tensor([[-2.0, -9], [-2, -2]])
+    assert rivals.dpo_margin(logp, ref, torch.tensor([[1.0, 0], [1, 1]])).tolist() == [1.0 - -2.0]
+
+
+def test_dpo_is_interrupted_goes_on_and_stops_at_nan(tokenizer, tmp_path):
+    triples = [(p, "w7 w7 w8", "w9 w10") for p in PROMPTS]
+    settings = {"steps": 5, "batch": 8, "learning_rate": 1e-2, "beta": 0.1, "checkpoint_every": 2}
+
+    def stop(record):
+        if record["step"] == 3:
+            raise KeyboardInterrupt
+
+    whole, victim, again = small(), small(), small()
+    rivals.dpo(whole, tokenizer, triples, settings)
+    with pytest.raises(KeyboardInterrupt):
+        rivals.dpo(victim, tokenizer, triples, settings, folder=tmp_path, callback=stop)
+    steps = []
+    rivals.dpo(again, tokenizer, triples, settings, folder=tmp_path, callback=lambda r: steps.append(r["step"]))
+    assert steps == [4] and torch.equal(weights(again), weights(whole))
+    with pytest.raises(FloatingPointError, match=r"DPO: the loss is nan \(pairs \[\d+, .* in step 0"):
+        rivals.dpo(small(), tokenizer, triples, {**settings, "beta": math.nan})
+
+
+def test_best_of_n_takes_the_best_of_the_first_n(tokenizer):
+    score = likes("w7")
+    best = rivals.best_of_n(small(), tokenizer, PROMPTS, score, [1, 4, 16], max_new_tokens=6, seed=2)
+    means = [best[n][1].mean() for n in (1, 4, 16)]
+    assert means[0] < means[1] < means[2]
+    for texts, scores in best.values():
+        assert len(texts) == len(PROMPTS) and np.array_equal(score(texts), scores)
+    alone = rivals.best_of_n(small(), tokenizer, PROMPTS, score, [4, 16], max_new_tokens=6, seed=2)
+    assert alone[4][0] == best[4][0]
+
+
+def test_the_kl_of_best_of_n():
+    assert rivals.best_of_n_kl(1) == 0 and rivals.best_of_n_kl(2) == pytest.approx(0.1931, abs=1e-4)
+    assert rivals.best_of_n_kl(16) == pytest.approx(1.8351, abs=1e-4)
+    rng, n, m = np.random.default_rng(0), 4, 400_000  # the best of n uniform scores has density n u^(n-1)
+    u = rng.random((m, n)).max(axis=1)
+    assert np.mean(np.log(n * u ** (n - 1))) == pytest.approx(rivals.best_of_n_kl(n), rel=0.02)
+
+
+def test_sampled_kl_is_zero_for_the_reference_itself_and_right_for_another(tokenizer):
+    policy, other = small(0), small(1)
+    kl, texts = rivals.sampled_kl(policy, rl.frozen(policy), tokenizer, PROMPTS, max_new_tokens=6, rows=4)
+    assert kl.shape == (len(PROMPTS),) and not kl.any() and len(texts) == len(PROMPTS)
+    kl, _ = rivals.sampled_kl(policy, other, tokenizer, PROMPTS * 40, max_new_tokens=1, rows=100)
+    with torch.no_grad():  # one token: the sum over the vocabulary is the truth
+        batch = tokenizer(PROMPTS, padding=True, return_tensors="pt")
+        p, q = (m(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
+                  decoder_input_ids=torch.zeros(len(PROMPTS), 1, dtype=torch.long)).logits[:, 0].log_softmax(-1)
+                for m in (policy, other))
+    exact = float((p.exp() * (p - q)).sum(-1).mean())
+    assert kl.mean() == pytest.approx(exact, abs=4 * kl.std() / math.sqrt(len(kl))) and exact > 0.04
+
+
+def test_the_relative_fall_has_an_interval_that_covers_it():
+    rng = np.random.default_rng(0)
+    before = rng.random(200)
+    assert metrics.relative_fall(before, before) == (0.0, 0.0, 0.0)
+    value, low, high = metrics.relative_fall(before, np.stack([before / 4, before / 2]))
+    assert low < value < high and value == pytest.approx(100 * (1 - 0.375))
+    assert metrics.relative_fall(before, np.zeros(200)) == (100.0, 100.0, 100.0)
+    assert json.dumps(metrics.relative_fall(before, before / 2))
