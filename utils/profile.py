@@ -47,7 +47,7 @@ def choose_device() -> tuple[torch.device, torch.dtype, str]:
     """(device, dtype, reason). bf16 on CUDA and on CPUs that compute in it, else fp32; never fp16,
     in which T5 overflows."""
     if torch.cuda.is_available():
-        if torch.cuda.is_bf16_supported():
+        if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.device("cuda"), torch.bfloat16, f"{torch.cuda.get_device_name()} computes in bf16"
         return torch.device("cuda"), torch.float32, f"{torch.cuda.get_device_name()} has no bf16"
     if torch.backends.mps.is_available():
