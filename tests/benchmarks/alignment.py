@@ -3,13 +3,14 @@
     python -m pip install --no-deps --target out/trl trl==0.11.4 tyro shtab docstring-parser rich typeguard
     PYTHONPATH=out/trl python tests/benchmarks/alignment.py [--steps 4] [--rounds 2]
 
-Both start from the bundled model, with the same prompts, batch of 64, two passes and at most 48 new
+Both start from the bundled model after 400 summaries, with the same prompts, batch of 64, two passes and at most 48 new
 tokens, and score with a model of the policy's own encoder. TRL runs as its examples do: fp32, its own
 batches, generation through its trainer. Each way runs in a process of its own, round after round;
 medians are compared. The first step, in which kernels are made, does not count.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import subprocess
@@ -21,7 +22,7 @@ PARTS = ("rollout", "scoring", "update")
 
 
 def setup(device):
-    from utils import dialogues, prompts, reward
+    from utils import dialogues, prompts, reward, training
     from utils.models import load_model
     from utils.profile import load_profile
 
@@ -29,6 +30,7 @@ def setup(device):
     policy, tokenizer = load_model(profile.model, device)
     table = dialogues.load_split(profile.dialogues, "train")
     queries = [prompts.summary_prompt(d) for d in table["dialogue"][:512]]
+    training.fine_tune(policy, tokenizer, training.summary_pairs(table, 400, seed=1), profile.full)
     return policy, tokenizer, queries, reward.new_classifier(policy)
 
 
@@ -55,7 +57,7 @@ def trl(steps: int) -> list[dict]:
     score = reward.scorer(classifier, tokenizer, "civil")
     config = PPOConfig(learning_rate=1e-5, batch_size=BATCH, mini_batch_size=ROWS, gradient_accumulation_steps=2,
                        ppo_epochs=2, adap_kl_ctrl=False)
-    models = [AutoModelForSeq2SeqLMWithValueHead(setup(policy.device)[0]) for _ in range(2)]
+    models = [AutoModelForSeq2SeqLMWithValueHead(copy.deepcopy(policy)) for _ in range(2)]
     for model in models:
         model.is_peft_model = False
     trainer = PPOTrainer(config, *models, tokenizer)
