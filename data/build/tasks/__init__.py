@@ -8,6 +8,7 @@ import functools
 import importlib
 import random
 import tomllib
+from pathlib import Path
 
 import grammar
 
@@ -58,6 +59,14 @@ def allowed(values: tuple, test: bool, least: int = 3) -> tuple:
     where fewer than `least` would be left)."""
     kept = tuple(v for v in values if test or not grammar.held_out(str(v)))
     return kept if len(kept) >= least else values
+
+
+def words(task: str) -> dict:
+    """The word lists and patterns of a task, from the toml file beside it. Where a value among its
+    `values` is a string, it names a pool."""
+    book = tomllib.loads((Path(__file__).parent / f"{task}.toml").read_text("utf-8"))
+    values = {slot: POOLS[v] if isinstance(v, str) else tuple(v) for slot, v in book.get("values", {}).items()}
+    return {**book, "values": values}
 
 
 def make(task: str, rng: random.Random, test: bool = False) -> dict:
