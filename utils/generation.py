@@ -25,11 +25,16 @@ def in_dtype(model, dtype: torch.dtype):
 class Draw(LogitsProcessor):
     """Samples at temperature 1 from the whole distribution and leaves only the drawn token possible, so that
     greedy search takes it. On CPU torch.multinomial draws a random number for each of the vocabulary's
-    tokens; the inverse of the cumulated probabilities needs one for each row."""
+    tokens; the inverse of the cumulated probabilities needs one for each row. They can be given, uniform
+    [steps, rows]: then a row's draws do not depend on the batch it is in (encoder-decoders only)."""
+
+    def __init__(self, uniform: torch.Tensor | None = None):
+        self.uniform = uniform
 
     def __call__(self, input_ids, scores):
         total = scores.float().softmax(-1).cumsum(-1)
-        point = torch.rand(len(scores), 1, device=scores.device) * total[:, -1:]
+        uniform = torch.rand(len(scores)) if self.uniform is None else self.uniform[input_ids.shape[1] - 1]
+        point = uniform.to(scores.device)[:, None] * total[:, -1:]
         drawn = torch.searchsorted(total, point, right=True).clamp(max=scores.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 

@@ -64,6 +64,7 @@ def live_curves(names: list[str], every: int = 5, columns: int = 4):
         for ax, name in zip(axs.flat, names, strict=False):
             ax.clear()
             ax.set_title(name.replace("_", " "), fontsize=9)
+            ax.set_xlabel("step", fontsize=7)
             for label, records in seen.items():
                 ax.plot([r["step"] for r in records], [r[name] for r in records], label=label)
         axs[0, 0].legend(fontsize=7)

@@ -13,7 +13,8 @@ from torch.nn.functional import logsigmoid
 
 from utils.checkpoints import fingerprint
 from utils.generation import Draw, generate
-from utils.rl import DEFAULTS, chunks, frozen, kl_terms, rollout, score_all, token_scores
+from utils.rl import DEFAULTS, frozen, kl_terms
+from utils.rollouts import chunks, read_once, rollout, score_all, token_scores
 from utils.steps import run_steps
 from utils.training import collate, encode
 
@@ -48,6 +49,7 @@ def dpo(policy, tokenizer, triples: Sequence[tuple[str, str, str]], settings: di
                 rows = [side[i] for side in sides for i in part]
                 batch = collate(rows, tokenizer.pad_token_id, policy.config.decoder_start_token_id)
                 batch = {name: tensor.to(policy.device) for name, tensor in batch.items()}
+                [(_, batch)] = read_once(policy, [(part, batch)], dtype)
                 with torch.no_grad():
                     ref_logp = token_scores(reference, None, batch, dtype)[0]
                 logp, _, mask = token_scores(policy, None, batch, dtype)

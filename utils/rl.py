@@ -12,8 +12,7 @@ out of the literature's:
 Dropout is off throughout. The reference is a copy of the policy as it was handed in, its adapter
 included: not the model before fine-tuning.
 
-Shapes: B completions in a batch, T tokens in the longest one, its end token included. mask [B, T] is 1
-up to and including the end token, 0 after it.
+Shapes are those of utils.rollouts: logp, values, rewards, mask [B, T], scores [B].
 """
 
 import copy
@@ -25,81 +24,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import cross_entropy
 
 from utils.checkpoints import fingerprint
-from utils.generation import Draw, in_dtype
+from utils.rollouts import chunks, read_once, rollout, score_all, token_scores
 from utils.steps import run_steps
-from utils.training import IGNORED, PAD_PROMPT, collate, encode
+from utils.training import encode
 
 DEFAULTS = {"passes": 2, "samples": 1, "kl": 0.1, "clip": 0.2, "value_clip": 0.2, "value_weight": 1.0,
             "value_learning_rate": 1e-2, "gamma": 1.0, "lam": 0.95, "max_new_tokens": 48, "rows": 32,
             "max_gradient": 1.0, "checkpoint_every": 4}
-
-
-# From a policy to completions, and from completions to log-probabilities
-
-
-@torch.no_grad()
-def rollout(policy, tokenizer, ids: list[list[int]], *, max_new_tokens: int, dtype=torch.float32, samples: int = 1):
-    """(rows, texts): `samples` completions of each tokenized prompt, drawn at temperature 1 from the
-    whole distribution. rows are {"input_ids", "labels"} as in utils.training, labels up to and
-    including the end token. Probabilities are token_scores' business: the sampler rounds otherwise."""
-    asked = [prompt for prompt in ids for _ in range(samples)]
-    batch = tokenizer.pad({"input_ids": asked}, pad_to_multiple_of=PAD_PROMPT, return_tensors="pt").to(policy.device)
-    made = in_dtype(policy, dtype).generate(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], logits_processor=[Draw()],
-        do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
-    completions = [through_end(row, tokenizer.eos_token_id) for row in made[:, 1:].tolist()]
-    rows = [{"input_ids": p, "labels": c} for p, c in zip(asked, completions, strict=True)]
-    return rows, [text.strip() for text in tokenizer.batch_decode(completions, skip_special_tokens=True)]
-
-
-def through_end(ids: list[int], end: int) -> list[int]:
-    """The tokens up to and including the first end token; all of them where there is none."""
-    return ids[: ids.index(end) + 1] if end in ids else ids
-
-
-def chunks(policy, tokenizer, rows: list[dict], size: int) -> list[tuple[torch.Tensor, dict]]:
-    """The rows as (places, batch) of at most `size`: completions of like length together, each batch as
-    wide as it needs; places [size] says which rows they are."""
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i]["labels"]), len(rows[i]["input_ids"])))
-    made = []
-    for places in (order[i:i + size] for i in range(0, len(rows), size)):
-        batch = collate([rows[i] for i in places], tokenizer.pad_token_id, policy.config.decoder_start_token_id)
-        made.append((torch.tensor(places), {name: tensor.to(policy.device) for name, tensor in batch.items()}))
-    return made
-
-
-def token_scores(model, head, batch: dict, dtype=torch.float32) -> tuple:
-    """(logp, values, mask), each [B, T], by one teacher-forced forward pass: the log-probability of
-    each token of the completion, and the value of what stood before it (None without a head).
-
-    Attention runs in its one kernel that is the same with and without gradients; with torch's own
-    choice the ratio of the first pass would not be exactly 1.
-    """
-    labels, inputs = batch["labels"], {k: v for k, v in batch.items() if k != "labels"}
-    with sdpa_kernel(SDPBackend.MATH), torch.autocast(labels.device.type, torch.bfloat16,
-                                                      enabled=dtype == torch.bfloat16):
-        out = model(**inputs, output_hidden_states=head is not None, use_cache=False)
-    flat = out.logits.float().flatten(0, 1)
-    logp = -cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="none").view(labels.shape)
-    values = None if head is None else head(out.decoder_hidden_states[-1].float()).squeeze(-1)
-    return logp, values, (labels != IGNORED).float()
-
-
-@torch.no_grad()
-def score_all(model, head, batches: list[tuple], dtype=torch.float32) -> tuple:
-    """token_scores of all rows in their own order, each [B, T] with the T of the longest."""
-    count, width = sum(len(places) for places, _ in batches), max(b["labels"].shape[1] for _, b in batches)
-    whole = torch.zeros(3, count, width, device=model.device)
-    for places, batch in batches:
-        for kind, part in enumerate(token_scores(model, head, batch, dtype)):
-            if part is not None:
-                whole[kind, places, :part.shape[1]] = part
-    return whole[0], None if head is None else whole[1], whole[2]
 
 
 def frozen(policy):
@@ -109,8 +44,7 @@ def frozen(policy):
 
 def value_head(policy) -> nn.Linear:
     """A linear layer from the decoder's last hidden state to a value; zero at first."""
-    config = policy.config
-    head = nn.Linear(getattr(config, "d_model", None) or config.hidden_size, 1, device=policy.device)
+    head = nn.Linear(policy.config.hidden_size, 1, device=policy.device)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
@@ -120,10 +54,10 @@ def value_head(policy) -> nn.Linear:
 
 
 def kl_terms(logp, ref_logp, mask) -> dict[str, torch.Tensor]:
-    """Three estimates of KL(policy || reference) of each completion, [B], from the policy's own samples
-    (Schulman 2020, "Approximating KL Divergence"): k1 unbiased, k2 low in variance, k3 both."""
+    """Two estimates of KL(policy || reference) of each completion, [B], from the policy's own samples, both
+    without bias (Schulman 2020, "Approximating KL Divergence"): k1 the plain one, k3 never below 0."""
     d = (logp - ref_logp) * mask
-    return {"k1": d.sum(1), "k2": (d**2 / 2).sum(1), "k3": ((torch.exp(-d) - 1 + d) * mask).sum(1)}
+    return {"k1": d.sum(1), "k3": ((torch.exp(-d) - 1 + d) * mask).sum(1)}
 
 
 def token_rewards(scores, logp, ref_logp, mask, beta: float) -> torch.Tensor:
@@ -164,13 +98,10 @@ def policy_loss(logp, old_logp, advantages, mask, clip: float = 0.2) -> torch.Te
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages) * mask
 
 
-def value_loss(values, old_values, returns, mask, clip: float | None = 0.2) -> torch.Tensor:
-    """[B, T]: half the squared error; with `clip`, the larger of it and that of a value held near the old one."""
-    error = (values - returns) ** 2
-    if clip is not None:
-        near = old_values + (values - old_values).clamp(-clip, clip)
-        error = torch.maximum(error, (near - returns) ** 2)
-    return error * mask / 2
+def value_loss(values, old_values, returns, mask, clip: float = 0.2) -> torch.Tensor:
+    """[B, T]: half the squared error, or that of a value held near the old one where it is larger."""
+    near = old_values + (values - old_values).clamp(-clip, clip)
+    return torch.maximum((values - returns) ** 2, (near - returns) ** 2) * mask / 2
 
 
 # The loop
@@ -183,12 +114,13 @@ def align(policy, tokenizer, prompts: Sequence[str], score: Callable, settings: 
     et al. 2024), which needs no value head but settings["samples"] of two or more.
 
     settings: steps, batch (completions in a step), learning_rate, and any of DEFAULTS; `rows` go through
-    the model at a time; the value head has a learning rate of its own. callback(record) sees every
-    step's record and ends the training by returning True. With `folder` every `checkpoint_every` steps
-    are stored there, a training that was stopped goes on from them, and they are removed at the end.
-    Under several processes (accelerator, the policy on its device) each takes its share of the prompts,
-    and gradients are added up by hand: the policy stays unwrapped, so that generate and adapters work.
-    Returns history, reference, head, seconds. Raises FloatingPointError where a loss is not a number.
+    the model at a time, and the value head has a learning rate of its own. callback(record) sees every
+    step's record and ends the training by returning True. With `folder` every `checkpoint_every` steps are
+    stored there, a training that was stopped goes on from them, and they are removed at the end. Under
+    several processes (accelerator, the policy on its device) each takes its share of the prompts, and the
+    result is that of one process: random numbers belong to a prompt's place in the batch, gradients are
+    added up by hand, and the policy stays unwrapped, so that generate and adapters work. Returns history,
+    reference, head, seconds. Raises FloatingPointError where a loss is not a number, ValueError.
 
     A record, means over the batch as it was drawn: score; reward (score less beta * kl); kl and kl_k3
     to the reference, nats a completion; entropy, nats a token; length, tokens; clip_fraction and
@@ -201,20 +133,26 @@ def align(policy, tokenizer, prompts: Sequence[str], score: Callable, settings: 
     ids = [row["input_ids"] for row in encode(tokenizer, [(prompt, "") for prompt in prompts])]
     reference, head = frozen(policy), value_head(policy) if method == "ppo" else None
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    some = min(s["batch"] // s["samples"], len(ids))
+    if some < world:
+        raise ValueError(f"{some} prompts in a step cannot be shared among {world} processes: raise batch")
 
     def total(x):
         return accelerator.reduce(x, "sum") if accelerator else x
 
+    def most(x):
+        return float(accelerator.gather(x.max()[None]).max() if accelerator else x.max())
+
     def one_step(step, learn):
         clock = [time.perf_counter()]
-        some = min(s["batch"] // s["samples"], len(ids))
+        uniform = torch.rand(s["max_new_tokens"], some, s["samples"])  # the same in all processes
         drawn = random.Random(f"{seed} {step}").sample(range(len(ids)), some)[rank::world]
         rows, texts = rollout(policy, tokenizer, [ids[i] for i in drawn], max_new_tokens=s["max_new_tokens"],
-                              dtype=dtype, samples=s["samples"])
+                              dtype=dtype, samples=s["samples"], uniform=uniform[:, rank::world].flatten(1))
         clock.append(time.perf_counter())
 
         scores = torch.as_tensor(np.asarray(score(texts)), dtype=torch.float32, device=policy.device)
-        batches = chunks(policy, tokenizer, rows, s["rows"])
+        batches = read_once(policy, chunks(policy, tokenizer, rows, s["rows"]), dtype)
         old_logp, old_values, mask = score_all(policy, head, batches, dtype)
         ref_logp = score_all(reference, None, batches, dtype)[0]
         rewards = token_rewards(scores, old_logp, ref_logp, mask, s["kl"])
@@ -245,17 +183,19 @@ def align(policy, tokenizer, prompts: Sequence[str], score: Callable, settings: 
 
         first, last = (torch.cat([ratio for n, ratio, _ in seen if n == k]) for k in (0, s["passes"] - 1))
         kl = kl_terms(old_logp, ref_logp, mask)
-        means = {"score": scores.mean(), "reward": rewards.sum(1).mean(), "kl": kl["k1"].mean(),
-                 "kl_k3": kl["k3"].mean(), "entropy": -(old_logp * mask).sum() / mask.sum(),
-                 "length": mask.sum(1).mean(), "clip_fraction": ((last - 1).abs() > s["clip"]).float().mean()}
-        record = {name: float(total(mean) / world) for name, mean in means.items()}
+        means = {"score": scores, "reward": rewards.sum(1), "kl": kl["k1"], "kl_k3": kl["k3"], "length": mask.sum(1)}
+        record = {name: float(total(each.sum()) / (some * s["samples"])) for name, each in means.items()}
+        record |= {"entropy": float(-total((old_logp * mask).sum()) / tokens),
+                   "clip_fraction": float(total(((last - 1).abs() > s["clip"]).float().sum()) / tokens)}
         value_error = torch.tensor(sum(v for n, _, v in seen if n == 0), device=policy.device)
-        record |= {"value_loss": float(total(value_error)), "ratio_first": float((first - 1).abs().max()) + 1,
-                   "ratio_max": float(last.max()), "gradient": gradient, "seconds": clock[-1] - clock[0]}
+        record |= {"value_loss": float(total(value_error)), "ratio_first": most((first - 1).abs()) + 1,
+                   "ratio_max": most(last), "gradient": gradient, "seconds": clock[-1] - clock[0]}
         return record | dict(zip(("rollout", "scoring", "update"), np.diff(clock).tolist(), strict=True))
 
     what = {**s, "method": method, "label": label, "reward": float(score([label])[0])}
     place = folder and Path(folder) / fingerprint(policy, ids, what, seed)
+    if accelerator:
+        [place] = broadcast_object_list([place])
     done = run_steps(policy, head, one_step, s, seed=seed, place=place, label=label, callback=callback,
                      accelerator=accelerator)
     return SimpleNamespace(reference=reference, head=head, **done)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -34,8 +35,10 @@ def run_steps(policy, head, one_step: Callable, settings: dict, *, seed: int, pl
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
     policy.eval()
     history = load_latest(place, trained, optimizer) if place else []
-    saved = len(history)
-    rank, main = (accelerator.process_index, accelerator.is_main_process) if accelerator else (0, True)
+    saved, main = len(history), not accelerator or accelerator.is_main_process
+    if accelerator and len(set(gather_object([saved]))) > 1:
+        raise RuntimeError(f"{label}: the processes find different checkpoints in {place}: it must be a folder that "
+                           "all hosts see")
 
     def fail(what):
         good = place / f"step-{saved:06d}" if place and saved else "none"
@@ -59,7 +62,7 @@ def run_steps(policy, head, one_step: Callable, settings: dict, *, seed: int, pl
     bar = tqdm(total=settings["steps"], initial=saved, desc=label, leave=False, disable=not main)
     while len(history) < settings["steps"]:
         step = len(history)
-        torch.manual_seed(random.Random(f"{seed} {step} {rank}").getrandbits(48))
+        torch.manual_seed(random.Random(f"{seed} {step} 0").getrandbits(48))
         history.append({"step": step, **one_step(step, learn)})
         bar.update()
         if place and main and len(history) % settings["checkpoint_every"] == 0:

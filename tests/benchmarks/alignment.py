@@ -1,10 +1,10 @@
 """Samples per second of a PPO step (rollout, scoring, update), ours beside the last TRL that could align a T5.
 
     python -m pip install --no-deps --target out/trl trl==0.11.4 tyro shtab docstring-parser rich typeguard
-    PYTHONPATH=out/trl python tests/benchmarks/alignment.py [--steps 4] [--rounds 2]
+    PYTHONPATH=out/trl python tests/benchmarks/alignment.py [--steps 4] [--rounds 2] [--train all]
 
 Both start from the bundled model after 400 summaries, with the same prompts, batch of 64, two passes and at most 48 new
-tokens, and score with a model of the policy's own encoder. TRL runs as its examples do: fp32, its own
+tokens, train the decoder's blocks as Lab 3 does (or all weights), and score with a model of the policy's own encoder. TRL runs as its examples do: fp32, its own
 batches, generation through its trainer. Each way runs in a process of its own, round after round;
 medians are compared. The first step, in which kernels are made, does not count.
 """
@@ -21,7 +21,7 @@ BATCH, ROWS, NEW = 64, 32, 48
 PARTS = ("rollout", "scoring", "update")
 
 
-def setup(device):
+def setup(device, trained):
     from utils import dialogues, prompts, reward, training
     from utils.models import load_model
     from utils.profile import load_profile
@@ -31,29 +31,32 @@ def setup(device):
     table = dialogues.load_split(profile.dialogues, "train")
     queries = [prompts.summary_prompt(d) for d in table["dialogue"][:512]]
     training.fine_tune(policy, tokenizer, training.summary_pairs(table, 400, seed=1), profile.full)
+    if trained == "decoder":
+        policy.requires_grad_(False)
+        policy.decoder.block.requires_grad_(True)
     return policy, tokenizer, queries, reward.new_classifier(policy)
 
 
-def ours(steps: int) -> list[dict]:
+def ours(steps: int, trained: str) -> list[dict]:
     from utils import reward, rl
     from utils.profile import choose_device, tune_allocator
 
     tune_allocator()
     device, dtype, _ = choose_device()
-    policy, tokenizer, queries, classifier = setup(device)
+    policy, tokenizer, queries, classifier = setup(device, trained)
     score = reward.scorer(classifier, tokenizer, "civil", dtype=dtype)
     settings = {"steps": steps, "batch": BATCH, "rows": ROWS, "passes": 2, "learning_rate": 1e-5, "max_new_tokens": NEW}
     return rl.align(policy, tokenizer, queries, score, settings, dtype=dtype).history
 
 
-def trl(steps: int) -> list[dict]:
+def trl(steps: int, trained: str) -> list[dict]:
     import torch
     from trl import AutoModelForSeq2SeqLMWithValueHead, PPOConfig, PPOTrainer
 
     from utils import reward
     from utils.profile import choose_device
 
-    policy, tokenizer, queries, classifier = setup(choose_device()[0])
+    policy, tokenizer, queries, classifier = setup(choose_device()[0], trained)
     score = reward.scorer(classifier, tokenizer, "civil")
     config = PPOConfig(learning_rate=1e-5, batch_size=BATCH, mini_batch_size=ROWS, gradient_accumulation_steps=2,
                        ppo_epochs=2, adap_kl_ctrl=False)
@@ -82,15 +85,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--train", choices=["decoder", "all"], default="decoder")
     parser.add_argument("--way", choices=["ours", "trl"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.way:
-        records = {"ours": ours, "trl": trl}[args.way](args.steps + 1)[1:]
+        records = {"ours": ours, "trl": trl}[args.way](args.steps + 1, args.train)[1:]
         return print(json.dumps([{k: r[k] for k in (*PARTS, "seconds")} for r in records]))
     found = {"ours": [], "trl": []}
     for _ in range(args.rounds):
         for way, records in found.items():
-            out = subprocess.run([sys.executable, __file__, "--way", way, "--steps", str(args.steps)], check=True,
+            out = subprocess.run([sys.executable, __file__, "--way", way, "--train", args.train,
+                                  "--steps", str(args.steps)], check=True,
                                  stdout=subprocess.PIPE, text=True).stdout
             records += json.loads(out.strip().split("\n")[-1])
     speed = {way: BATCH / statistics.median(r["seconds"] for r in records) for way, records in found.items()}
