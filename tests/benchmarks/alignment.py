@@ -3,10 +3,10 @@
     python -m pip install --no-deps --target out/trl trl==0.11.4 tyro shtab docstring-parser rich typeguard
     PYTHONPATH=out/trl python tests/benchmarks/alignment.py [--steps 4] [--rounds 2] [--train all]
 
-Both start from the bundled model after 400 summaries, with the same prompts, batch of 64, two passes and at most 48 new
-tokens, train the decoder's blocks as Lab 3 does (or all weights), and score with a model of the policy's own encoder. TRL runs as its examples do: fp32, its own
-batches, generation through its trainer. Each way runs in a process of its own, round after round;
-medians are compared. The first step, in which kernels are made, does not count.
+Both start from the bundled model after 400 summaries, with the same prompts, batch of 64, two passes and at most 48
+new tokens, train the decoder's blocks as Lab 3 does (or all weights), and score with a model of the policy's own
+encoder. TRL runs as its examples do: fp32, its own batches, generation through its trainer. Each way runs in a
+process of its own, round after round; medians are compared. The first step, in which kernels are made, does not count.
 """
 
 import argparse
