@@ -23,7 +23,13 @@ def claim(profile, lab: int, name: str, value, *, n: int, unit: str, control: st
     path = Path(profile.out) / "claims" / f"{lab:02d}.json"
     rows = [r for r in read_claims(path) if r["claim"] != name] + [row]
     write_claims(path, rows)
-    print(f"{name}: {mean:.2f} [{low:.2f}, {high:.2f}] {unit} (n = {n}, control: {control})")
+    mean, low, high = map(shown, (mean, low, high))
+    print(f"{name}: {mean} [{low}, {high}] {unit} (n = {n}, control: {control})")
+
+
+def shown(number: float) -> str:
+    """Two decimals; a number that they would not show in its power of ten."""
+    return f"{number:.2f}" if number == 0 or abs(number) >= 0.005 else f"{number:.1e}"
 
 
 def read_claims(path: Path) -> list[dict]:

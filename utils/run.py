@@ -23,7 +23,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbconvert import HTMLExporter
 
 from utils import checks
-from utils.claims import read_claims, write_claims
+from utils.claims import read_claims, shown, write_claims
 from utils.profile import ROOT, load_profile
 
 CELL_SECONDS = 1200
@@ -134,8 +134,8 @@ def table(rows: list[dict]) -> str:
     """The claims as text, one a line."""
     lines = [f"{'lab':>3}  {'claim':34} {'value':>9}  {'95 % interval':>19}  {'n':>5}  unit"]
     for r in rows:
-        between = f"[{r['low']:.2f}, {r['high']:.2f}]"
-        lines.append(f"{r['lab']:>3}  {r['claim']:34} {r['value']:>9.2f}  {between:>19}  {r['n']:>5}  {r['unit']}")
+        between = f"[{shown(r['low'])}, {shown(r['high'])}]"
+        lines.append(f"{r['lab']:>3}  {r['claim']:34} {shown(r['value']):>9}  {between:>19}  {r['n']:>5}  {r['unit']}")
     return "\n".join(lines)
 
 
