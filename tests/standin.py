@@ -15,7 +15,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pandas as pd
+import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL, DIALOGUES = "google/flan-t5-base", "knkarthick/dialogsum"
@@ -50,6 +52,30 @@ def dialogues_snapshot(folder: Path) -> Path:
         table = pd.read_csv(ROOT / "data" / "dialogues" / f"{split}.csv", dtype=str, keep_default_na=False)
         table[["id", "dialogue", "summary", "topic"]].to_csv(folder / f"{split}.csv", index=False)
     (folder / "README.md").write_text("---\nlanguage: en\n---\n", "utf-8")
+    return folder
+
+
+def classifier_snapshot(folder: Path, labels: tuple[str, str]) -> Path:
+    """A sequence classifier as on the hub, for (civil, rude) texts: a RoBERTa of one layer, trained on the
+    preference pairs in a few seconds."""
+    torch.manual_seed(0)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(ROOT / "data" / "models" / "tiny", model_max_length=96)
+    model = RobertaForSequenceClassification(RobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=128, pad_token_id=tokenizer.pad_token_id, type_vocab_size=1,
+        id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)}))
+    pairs = pd.read_csv(ROOT / "data" / "preferences" / "train.csv", keep_default_na=False)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    for i in range(0, 1984, 32):
+        texts = [*pairs["chosen"][i:i + 32], *pairs["rejected"][i:i + 32]]
+        fed = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        loss = model(input_ids=fed["input_ids"], attention_mask=fed["attention_mask"],
+                     labels=torch.arange(2).repeat_interleave(32)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
