@@ -1,4 +1,4 @@
-# run: execute the labs · test: check everything · lab: open JupyterLab. Each sets up first.
+# run: execute the labs · test: check everything · lab: open JupyterLab · site: make web pages. Each sets up first.
 PYTHON ?= python3
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
@@ -6,8 +6,9 @@ else
 BIN := .venv/bin
 endif
 READY := .venv/.ready
+SITE := .venv/.site
 
-.PHONY: setup run test lab
+.PHONY: setup run test lab site
 
 setup: $(READY)
 
@@ -16,12 +17,20 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	$(BIN)/python -c "open('$(READY)', 'w').close()"
 
+$(SITE): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[site]"
+	$(BIN)/python -c "open('$(SITE)', 'w').close()"
+
 run: setup
 	@$(BIN)/python -m utils.run $(LABS)
 
-test: setup
+test: $(SITE)
 	@$(BIN)/python -m pytest
 
 lab: setup
 	@$(BIN)/python -m utils.checks
 	@$(BIN)/python -m jupyterlab labs
+
+site: $(SITE)
+	@$(BIN)/python -m sphinx -q -n -W --keep-going -E -c labs/site -d out/doctrees . out/site
+	@echo "open out/site/index.html"

@@ -23,7 +23,8 @@ def pins(root):
 
 
 def test_every_dependency_is_pinned_inside_its_range(project, pins):
-    needed = [Requirement(d) for d in project["dependencies"] + project["optional-dependencies"]["build"]]
+    extras = sum(project["optional-dependencies"].values(), [])
+    needed = [Requirement(d) for d in project["dependencies"] + extras]
     assert {r.name for r in needed} == set(pins), "pyproject.toml and constraints.txt list different packages"
     for requirement in needed:
         [pin] = pins[requirement.name].specifier
@@ -63,7 +64,8 @@ def test_profiles_have_the_same_keys(root):
 
 def test_readme_names_the_labs_and_commands(root):
     text = (root / "README.md").read_text(encoding="utf-8")
-    for needed in ["make run", "make test", "make lab", *(p.name for p in (root / "labs").glob("*.ipynb"))]:
+    labs = [p.name for p in (root / "labs").glob("*.ipynb")]
+    for needed in ["make run", "make test", "make lab", "make site", *labs]:
         assert needed in text, f"README.md does not mention {needed}"
 
 
