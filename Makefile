@@ -1,4 +1,4 @@
-# run: execute the labs · test: check everything · lab: open JupyterLab · site: make web pages. Each sets up first.
+# run: execute the labs · test: check everything · lab: open JupyterLab · site, slides: web pages. Each sets up first.
 PYTHON ?= python3
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
@@ -7,8 +7,9 @@ BIN := .venv/bin
 endif
 READY := .venv/.ready
 SITE := .venv/.site
+PAGES := -q -n -W --keep-going -E -c labs/site -d out/doctrees
 
-.PHONY: setup run test lab site
+.PHONY: setup run test lab site slides
 
 setup: $(READY)
 
@@ -32,5 +33,9 @@ lab: setup
 	@$(BIN)/python -m jupyterlab labs
 
 site: $(SITE)
-	@$(BIN)/python -m sphinx -q -n -W --keep-going -E -c labs/site -d out/doctrees . out/site
+	@$(BIN)/python -m sphinx $(PAGES) . out/site
 	@echo "open out/site/index.html"
+
+slides: $(SITE)
+	@$(BIN)/python -m sphinx $(PAGES) -b revealjs . out/slides
+	@echo "open a lab in out/slides/labs/"

@@ -16,14 +16,17 @@ FETCHED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "sour
            "object": "data", "embed": "src", "use": "href"}
 
 
-@pytest.fixture(scope="module")
-def site(root, tmp_path_factory):
-    out = tmp_path_factory.mktemp("site")
-    done = subprocess.run([sys.executable, "-m", "sphinx", "-q", "-n", "-W", "--keep-going", "-E", "-c", "labs/site",
-                           "-d", str(out / "doctrees"), ".", str(out / "html")], cwd=root,
+def build(root: Path, out: Path, builder: str) -> Path:
+    command = [sys.executable, "-m", "sphinx", "-q", "-n", "-W", "--keep-going", "-E", "-b", builder, "-c", "labs/site"]
+    done = subprocess.run([*command, "-d", str(out / "doctrees"), ".", str(out / builder)], cwd=root,
                           capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
-    return out / "html"
+    return out / builder
+
+
+@pytest.fixture(scope="module")
+def site(root, tmp_path_factory):
+    return build(root, tmp_path_factory.mktemp("site"), "html")
 
 
 def soup(page: Path) -> BeautifulSoup:
@@ -31,19 +34,21 @@ def soup(page: Path) -> BeautifulSoup:
 
 
 def fetches(site: Path) -> list[str]:
-    """Whatever a browser would load from elsewhere: "page: address"."""
-    found = []
+    """Whatever a browser would load from elsewhere, for a page or for a style or script that some page names (reveal.js
+    comes with more than are used): "file: address"."""
+    wanted = []
     for page in site.rglob("*.html"):
         made = soup(page)
-        wanted = [tag.get(FETCHED[tag.name]) or "" for tag in made.find_all(list(FETCHED))]
-        wanted += [part for tag in made.find_all(srcset=True) for part in tag["srcset"].split()]
-        wanted += in_css(" ".join([tag.text for tag in made("style")] + [tag["style"] for tag in made(style=True)]))
-        wanted += in_script(" ".join(tag.text for tag in made("script")))
-        found += [f"{page.name}: {address}" for address in wanted if re.match(r"(https?:)?//", address)]
-    for kind, addresses in (("css", in_css), ("js", in_script)):
-        found += [f"{file.name}: {address}" for file in site.rglob(f"*.{kind}")
-                  for address in addresses(file.read_text("utf-8")) if re.match(r"(https?:)?//", address)]
-    return found
+        wanted += [(page.name, tag.get(FETCHED[tag.name]) or "") for tag in made.find_all(list(FETCHED))]
+        wanted += [(page.name, part) for tag in made.find_all(srcset=True) for part in tag["srcset"].split()]
+        styles = [tag.text for tag in made("style")] + [tag["style"] for tag in made.find_all(style=True)]
+        wanted += [(page.name, address) for address in in_css(" ".join(styles))]
+        wanted += [(page.name, address) for address in in_script(" ".join(tag.text for tag in made("script")))]
+    files = [f for kind in ("css", "js") for f in site.rglob(f"*.{kind}")]
+    inside = {f: (in_css if f.suffix == ".css" else in_script)(f.read_text("utf-8")) for f in files}
+    named = {Path(urlsplit(a).path).name for a in [a for _, a in wanted] + sum(inside.values(), [])}
+    wanted += [(f.name, address) for f in files if f.name in named for address in inside[f]]
+    return [f"{name}: {address}" for name, address in wanted if re.match(r"(https?:)?//", address)]
 
 
 def in_css(text: str) -> list[str]:
@@ -99,9 +104,20 @@ def test_a_lab_is_there_with_its_outputs(path, site):
     assert len(page.select("svg[role=img]")) == block + len(re.findall(r"\$.+?\$", inline))
 
 
+def test_slides_hold_the_figures_and_load_nothing_from_elsewhere(root, tmp_path):
+    slides = build(root, tmp_path, "revealjs")
+    assert not fetches(slides)
+    for path in LABS:
+        page, cells = soup(slides / "labs" / f"{path.stem}.html"), nbformat.read(path, 4).cells
+        figures = sum("image/png" in o.get("data", {}) for c in cells for o in c.get("outputs", []))
+        headings = re.findall(r"^#{1,3} ", "\n".join(c.source for c in cells if c.cell_type == "markdown"), re.M)
+        assert len(page.select("div.cell_output img")) == figures and page.select("svg[role=img]")
+        assert len([s for s in page.select("section") if not s.find("section")]) == len(headings)
+
+
 def test_search_and_front_page(site):
     index = (site / "searchindex.js").read_text("utf-8")
-    assert all(f'"labs/{path.stem}"' in index for path in LABS) and '"perplex' not in index and "shuffl" in index
+    assert all(f'"labs/{path.stem}"' in index for path in LABS) and '"shuffl' in index
     assert (site / "index.html").read_text("utf-8") == (site / "README.html").read_text("utf-8")
     linked = {a.get("href") for a in soup(site / "index.html").find_all("a")}
     assert {f"labs/{p.stem}.html" for p in LABS} | {"labs/ADAPTING.html", "data/README.html"} <= linked
@@ -112,7 +128,10 @@ def test_search_and_front_page(site):
     ("loads", '<style>@import "https://a.example/b.css";</style>'), ("loads", '<p style="background: url(http://a.b/c)">'),
     ("loads", '<script>import("https://a.example/m.js")</script>'), ("loads", '<img srcset="//a.example/i.png 2x">'),
     ("dead", '<a href="gone.html">'), ("dead", '<a href="#nowhere">'), ("dead", '<img src="gone.png">'),
-    ("", '<a href="a.html#here">'), ("", '<a href="https://example.org">'), ("", '<script>let x = "a // b"</script>')])
+    ("loads", '<link rel="stylesheet" href="used.css?v=1">'), ("", '<a href="a.html#here">'),
+    ("", '<a href="https://example.org">'), ("", '<script>let x = "a // b"</script>')])
 def test_the_checks_themselves_notice_faults(fault, line, tmp_path):
+    for name in ("used.css", "unused.css"):
+        (tmp_path / name).write_text("@import 'https://fonts.example/a.css';", "utf-8")
     (tmp_path / "a.html").write_text(f'<html><body id="here">{line}</body></html>', "utf-8")
     assert (len(fetches(tmp_path)), len(dead_links(tmp_path))) == (int(fault == "loads"), int(fault == "dead"))

@@ -19,7 +19,7 @@ include_patterns = ["README.md", "CONTRIBUTING.md", "labs/*.ipynb", "labs/*.md",
 CHAPTERS = {"Labs": "labs/[0-9]*", "For instructors": "labs/[A-Z]*",
             "Reference": "data/README\ndata/models/tiny/README\nCONTRIBUTING"}
 
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx_revealjs"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
@@ -29,6 +29,11 @@ highlight_language = "text"
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+revealjs_style_theme = "white"
+revealjs_static_path = ["static"]
+revealjs_css_files = ["slides.css"]
+revealjs_script_conf = {"width": 1280, "height": 720, "margin": 0.02, "center": False, "hash": True}
+nb_mime_priority_overrides = [("revealjs", kind, i) for i, kind in enumerate(["image/png", "text/html", "text/plain"])]
 html_copy_source = html_show_sphinx = html_use_index = False
 
 
