@@ -101,7 +101,7 @@ def test_a_lab_is_there_with_its_outputs(path, site):
     prose = "\n".join(c.source for c in cells if c.cell_type == "markdown")
     block, inline = re.subn(r"\$\$.+?\$\$", "", prose, flags=re.S)[::-1]
     assert len(page.select("div.math svg")) == block
-    assert len(page.select("svg[role=img]")) == block + len(re.findall(r"\$.+?\$", inline))
+    assert len(page.select("svg[role=img]")) == block + len(re.findall(r"\$.+?\$", inline, flags=re.S))
 
 
 def test_slides_hold_the_figures_and_load_nothing_from_elsewhere(root, tmp_path):
