@@ -1,4 +1,5 @@
-# run: execute the labs · test: check everything · lab: open JupyterLab · site, slides: web pages. Each sets up first.
+# run: execute the labs · test: check everything · lab: open JupyterLab · site, slides: web pages · student: the labs
+# without solutions · grade SUBMISSION=path: a notebook or a folder of them graded. Each sets up first.
 PYTHON ?= python3
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
@@ -9,7 +10,7 @@ READY := .venv/.ready
 SITE := .venv/.site
 PAGES := -q -n -W --keep-going -E -c labs/site -d out/doctrees
 
-.PHONY: setup run test lab site slides
+.PHONY: setup run test lab site slides student grade
 
 setup: $(READY)
 
@@ -39,3 +40,9 @@ site: $(SITE)
 slides: $(SITE)
 	@$(BIN)/python -m sphinx $(PAGES) -b revealjs . out/slides
 	@echo "open a lab in out/slides/labs/"
+
+student: setup
+	@$(BIN)/python -m utils.student
+
+grade: setup
+	@$(BIN)/python -m utils.grade $(if $(SUBMISSION),"$(SUBMISSION)")

@@ -110,7 +110,7 @@ def test_run_writes_notebook_page_and_record(tmp_path):
 def test_unknown_lab_and_profile_are_clear(tmp_path):
     from utils.run import find_labs
 
-    with pytest.raises(SystemExit, match="no lab 9; there are 1"):
+    with pytest.raises(SystemExit, match="no lab 9; there are 0, 1"):
         find_labs([9])
     done = subprocess.run([sys.executable, "-m", "utils.run"], capture_output=True, text=True,
                           env={**os.environ, "LAB_PROFILE": "nope"})

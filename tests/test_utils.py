@@ -185,6 +185,12 @@ def test_rouge_equals_rouge_score_averaged_over_references():
         metrics.rouge(texts, references[:1])
 
 
+def test_rouge_scores_every_row():
+    texts = [f"word{i} said" for i in range(25)]
+    scores = metrics.rouge1(texts, [[t if i % 2 else "other words"] for i, t in enumerate(texts)])
+    assert scores.shape == (25,) and scores.tolist() == [100.0 * (i % 2) for i in range(25)]
+
+
 def test_reference_ceiling_leaves_each_reference_out():
     assert np.allclose(metrics.reference_ceiling([["a b", "a b"], ["a b", "c d"]]), [100, 0])
 

@@ -1,0 +1,127 @@
+"""What all checks of exercises share: call what a learner wrote, compare, say in one sentence what is wrong."""
+
+import copy
+import functools
+from collections.abc import Callable
+
+import pandas as pd
+import torch
+from torch import nn
+
+
+class Verdict(Exception):
+    """Ends a cell with its one sentence alone; Jupyter shows no traceback above it."""
+
+    def _render_traceback_(self):
+        return [f"{type(self).__name__}: {self}"]
+
+
+class Unsolved(Verdict):
+    """Nothing was written yet."""
+
+
+class Wrong(Verdict):
+    """Something was written, and it is not right."""
+
+
+def exercise(number: int) -> Callable:
+    """Makes a check of a function that raises Wrong or Unsolved: with the exercise's number in what is
+    said, fresh random numbers inside, and torch's own left as they were."""
+    def wrap(test: Callable) -> Callable:
+        @functools.wraps(test)
+        def check(*given):
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    torch.default_generator.seed()
+                    test(*given)
+            except Verdict as verdict:
+                raise type(verdict)(f"Exercise {number}: {verdict}") from None
+            except Exception as error:  # the answer is of a kind that the comparison did not expect
+                raise Wrong(f"Exercise {number}: what comes back cannot be compared ({type(error).__name__}): is it of "
+                            "the type and shape that the exercise asks for?") from None
+            print(f"Exercise {number}: right.")
+        return check
+    return wrap
+
+
+def unsolved(name: str) -> Unsolved:
+    return Unsolved(f"{name} waits for you: fill it in in the cell above, run that cell, then this one.")
+
+
+def call(function: Callable, *given, usual: str = ""):
+    """What the learner's function returns. `usual` is added where it stops with an error. Raises
+    Unsolved where it returns nothing, Wrong where it stops or changes what it was given."""
+    name = getattr(function, "__name__", type(function).__name__)
+    if not callable(function):
+        raise Wrong(f"a function is wanted here, not {kind(function)}.")
+    before = copy.deepcopy(given)
+    try:
+        made = function(*given)
+    except NotImplementedError:
+        raise unsolved(name) from None
+    except Exception as error:
+        where = error.__traceback__.tb_next
+        line = f"stops in line {where.tb_lineno} of its cell" if where else "cannot be called as it should be"
+        said = (str(error).strip() or "no message").split("\n")[0][:200]
+        raise Wrong(f"{name} {line} ({type(error).__name__}: {said}){usual and ': ' + usual}.") from None
+    if made is None or made is Ellipsis:
+        raise unsolved(name)
+    if not all(map(same, before, given)):
+        raise Wrong(f"{name} changes what it is given: work on a copy, not in place.")
+    return made
+
+
+def same(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, tuple | list):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, pd.DataFrame):
+        return a.equals(b)
+    if isinstance(a, nn.Module):
+        return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    return a == b
+
+
+def kind(value) -> str:
+    return f"a value of type {type(value).__name__}"
+
+
+def need(condition, message: str) -> None:
+    """Raises Wrong with the message where the condition does not hold."""
+    if not condition:
+        raise Wrong(message)
+
+
+def tensor(made, *shape: int, usual: str = "") -> torch.Tensor:
+    """The same, as float64 without gradient. Raises Wrong where it is no tensor or has another shape."""
+    wanted = f"a tensor of shape {list(shape)}" if shape else "a single number (a tensor of shape [])"
+    need(isinstance(made, torch.Tensor), f"{wanted} is wanted, not {kind(made)}.")
+    need(tuple(made.shape) == shape, f"{wanted} is wanted, yours has {list(made.shape)}{usual and ': ' + usual}.")
+    return made.detach().cpu().double()
+
+
+def close(a, b) -> bool:
+    a, b = (torch.as_tensor(x).detach().double() for x in (a, b))
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def compare(made, right, mistakes: dict, otherwise: str) -> None:
+    """Nothing where `made` is right; else Wrong with the message of the mistake that gives the same
+    numbers, mistakes = {message: what it gives}, or a list of such."""
+    if not close(made, right):
+        found = [message for message, wrong in mistakes.items()
+                 if any(close(made, w) for w in (wrong if isinstance(wrong, list) else [wrong]))]
+        raise Wrong((found or [otherwise])[0])
+
+
+def prediction(guess, right: dict[str, str], hints: dict[str, str]) -> None:
+    """Compares a dictionary of predictions; `hints` say for each entry where one usually goes wrong."""
+    words = sorted(set(right.values()))
+    need(isinstance(guess, dict) and set(guess) == set(right),
+         f"the prediction should have these entries and no others: {', '.join(right)}.")
+    if any(guess[key] in ("?", None, ...) for key in right):
+        raise unsolved("your prediction")
+    for key, value in right.items():
+        need(guess[key] in words, f"{key!r}: write one of {', '.join(words)}.")
+        need(guess[key] == value, f"{key!r} will come out otherwise: {hints[key]}.")
