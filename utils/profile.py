@@ -45,12 +45,13 @@ def load_profile(name: str | None = None, path: Path | None = None) -> SimpleNam
 
 def choose_device() -> tuple[torch.device, torch.dtype, str]:
     """(device, dtype, reason). bf16 on CUDA and on CPUs that compute in it, else fp32; never fp16,
-    in which T5 overflows."""
-    if torch.cuda.is_available():
+    in which T5 overflows. LAB_DEVICE=cpu leaves a GPU alone."""
+    cpu = os.environ.get("LAB_DEVICE") == "cpu"
+    if torch.cuda.is_available() and not cpu:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.device("cuda"), torch.bfloat16, f"{torch.cuda.get_device_name()} computes in bf16"
         return torch.device("cuda"), torch.float32, f"{torch.cuda.get_device_name()} has no bf16"
-    if torch.backends.mps.is_available():
+    if torch.backends.mps.is_available() and not cpu:
         return torch.device("mps"), torch.float32, "Apple GPU; fp32 because T5 overflows in fp16"
     if cpu_has_bf16():
         return torch.device("cpu"), torch.bfloat16, "this CPU multiplies in bf16 (AMX or AVX512-BF16)"

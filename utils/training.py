@@ -12,19 +12,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
-from datasets import Dataset
+from accelerate.utils import broadcast_object_list
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.utils import logging
 
 from utils.checkpoints import fingerprint, last_checkpoint
 from utils.dialogues import DataError
 from utils.prompts import PromptTooLong, summary_prompt
+from utils.sharding import ShardedTrainer
 
 IGNORED = -100  # a label that the loss does not count
 PAD_PROMPT, PAD_ANSWER = 16, 8  # lengths are padded up to multiples: few shapes, and little waste
@@ -66,7 +69,7 @@ def collate(rows: list[dict], pad: int = 0, start: int = 0, *, prompt_width: int
     up, unless given. pad_label=pad and mask=False make the two mistakes that Lab 2 measures.
     """
     def width(side, multiple):
-        return -(-max(len(r[side]) for r in rows) // multiple) * multiple
+        return -(-max(1, *(len(r[side]) for r in rows)) // multiple) * multiple
 
     prompt_width = prompt_width or width("input_ids", PAD_PROMPT)
     answer_width = answer_width or width("labels", PAD_ANSWER)
@@ -98,7 +101,8 @@ class Bar(TrainerCallback):
         self.label = label
 
     def on_train_begin(self, args, state, control, **_):
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, leave=False)
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, leave=False,
+                        disable=not state.is_world_process_zero)
 
     def on_step_end(self, args, state, control, **_):
         self.bar.update()
@@ -109,13 +113,16 @@ class Bar(TrainerCallback):
 
 def fine_tune(model, tokenizer, pairs: Sequence[Pair], settings: dict, *, seed: int = 0, dtype=torch.float32,
               validation: Sequence[Pair] = (), folder: Path | None = None, label: str = "training",
-              collator=None) -> SimpleNamespace:
+              collator=None, sharded: bool = False) -> SimpleNamespace:
     """Trains `model` in place on (prompt, completion) pairs and leaves it in evaluation mode.
 
     settings: epochs, learning_rate, batch and optionally accumulate (batches to a step) and checks
     (how often in all to stop and look; once an epoch by default). With `folder` every check leaves a
     checkpoint there, from which a training that was stopped goes on; with `validation` too, the
     weights of the check with the lowest validation loss are kept. The folder is empty at the end.
+    Started by torchrun, each process computes its share of every batch, and without dropout the result is
+    that of one process; where `sharded`, each also holds only its share of the weights, afterwards too
+    (see utils.sharding). A training goes on under any number of processes; all must see the folder.
     Returns losses and validation [(step, nats a token)], seconds, steps, examples_per_second.
     Raises DataError, PromptTooLong, MemoryError.
     """
@@ -123,26 +130,34 @@ def fine_tune(model, tokenizer, pairs: Sequence[Pair], settings: dict, *, seed: 
     if not rows:
         raise DataError("there is nothing to train on: the list of pairs is empty")
     batch, accumulate = settings["batch"], settings.get("accumulate", 1)
-    steps = math.ceil(math.ceil(len(rows) / batch) / accumulate) * settings["epochs"]
+    steps = math.ceil(len(rows) / (batch * accumulate)) * settings["epochs"]
     device, start = next(model.parameters()).device, model.config.decoder_start_token_id
+    collator = collator or (lambda r: collate(r, tokenizer.pad_token_id, start))
     place = folder and Path(folder) / fingerprint(model, rows, settings, seed)
     check_every = -(-steps // settings.get("checks", settings["epochs"]))
     arguments = Seq2SeqTrainingArguments(
-        output_dir=str(place or Path("out") / "unused"), num_train_epochs=settings["epochs"], seed=seed, data_seed=seed,
-        per_device_train_batch_size=batch, per_device_eval_batch_size=4 * batch, gradient_accumulation_steps=accumulate,
+        output_dir=str(place or Path("out") / "unused"), num_train_epochs=1, seed=seed,
+        per_device_train_batch_size=1, per_device_eval_batch_size=1, gradient_accumulation_steps=accumulate,
         learning_rate=settings["learning_rate"], warmup_steps=steps // 10, optim="adamw_torch_fused",
-        bf16=dtype == torch.bfloat16, use_cpu=device.type == "cpu", train_sampling_strategy="group_by_length",
+        bf16=dtype == torch.bfloat16, use_cpu=device.type == "cpu", train_sampling_strategy="sequential",
         save_strategy="steps" if place else "no", save_steps=check_every,
         eval_strategy="steps" if held else "no", eval_steps=check_every, load_best_model_at_end=bool(held and place),
         metric_for_best_model="eval_loss" if held else None, greater_is_better=False, save_total_limit=2,
         logging_steps=max(1, steps // 25), report_to="none", disable_tqdm=True, label_names=["labels"],
-        remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda", prediction_loss_only=True)
-    trainer = Seq2SeqTrainer(
-        model=model, args=arguments, train_dataset=by_length(rows), eval_dataset=held or None,
-        compute_loss_func=token_loss, callbacks=[Bar(label)],
-        data_collator=collator or (lambda r: collate(r, tokenizer.pad_token_id, start)))
+        remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda", prediction_loss_only=True,
+        average_tokens_across_devices=True, ddp_find_unused_parameters=False)
+    arguments._n_gpu = 1  # a process has one device; Trainer would take all that it sees, and batches as large
+    world, step = arguments.world_size, batch * accumulate
+    batches = [part for order in orders(rows, step, settings["epochs"], seed) for i in range(0, len(order), step)
+               for part in np.array_split(order[i:i + step], accumulate)]
+    looks = np.array_split(np.arange(len(held)), -(-len(held) // (4 * batch)) or 1)
+    trainer = (ShardedTrainer if sharded and world > 1 else Seq2SeqTrainer)(
+        model=model, args=arguments, train_dataset=shares(rows, batches, world),
+        eval_dataset=shares(held, looks, world) if held else None, compute_loss_func=token_loss, callbacks=[Bar(label)],
+        data_collator=lambda items: collator(items[0]))
     trainer.remove_callback(PrinterCallback)
-    resume, began, verbosity = place and last_checkpoint(place), time.perf_counter(), logging.get_verbosity()
+    [resume] = broadcast_object_list([place and trainer.is_world_process_zero() and last_checkpoint(place)])
+    began, verbosity = time.perf_counter(), logging.get_verbosity()
     logging.set_verbosity_error()  # tied weights are stored once; reloading them is no news
     try:
         trainer.train(resume_from_checkpoint=resume and str(resume))
@@ -153,9 +168,10 @@ def fine_tune(model, tokenizer, pairs: Sequence[Pair], settings: dict, *, seed: 
         logging.set_verbosity(verbosity)
     seconds, history = time.perf_counter() - began, trainer.state.log_history
     model.eval()
-    for name in ("forward", "_original_forward"):  # accelerate leaves autocast around them, also in copies
-        model.__dict__.pop(name, None)
-    if place:
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+        model.__dict__.pop(name, None)  # accelerate leaves autocast around them, also in copies
+    trainer.accelerator.wait_for_everyone()
+    if place and trainer.is_world_process_zero():
         shutil.rmtree(place, ignore_errors=True)
     return SimpleNamespace(
         losses=[(h["step"], h["loss"]) for h in history if "loss" in h],
@@ -163,11 +179,23 @@ def fine_tune(model, tokenizer, pairs: Sequence[Pair], settings: dict, *, seed: 
         seconds=seconds, steps=trainer.state.global_step, examples_per_second=settings["epochs"] * len(rows) / seconds)
 
 
-def by_length(rows: list[dict]) -> Dataset:
-    """The rows with a column that group_by_length sorts by: the answer's length first, because a token
-    of the answer costs twice as much as one of the prompt (decoder layers and vocabulary)."""
-    widest = max(len(r["input_ids"]) for r in rows)
-    return Dataset.from_list([{**r, "length": len(r["labels"]) * widest + len(r["input_ids"])} for r in rows])
+def orders(rows: list[dict], step: int, epochs: int, seed: int) -> list[list[int]]:
+    """For each epoch the rows' indices, shuffled so that rows of like length meet in a step of `step` rows: the
+    answer's length first, because a token of the answer costs twice as much as one of the prompt (decoder
+    layers and vocabulary). The random numbers are its own: every process finds the same."""
+    widest, generator = max(len(r["input_ids"]) for r in rows), torch.Generator().manual_seed(seed)
+    lengths, made = [len(r["labels"]) * widest + len(r["input_ids"]) for r in rows], []
+    for _ in range(epochs):
+        torch.empty((), dtype=torch.int64).random_(generator=generator)  # the first order is then Trainer's own
+        made.append(get_length_grouped_indices(lengths, step, generator=generator))
+    return made
+
+
+def shares(rows: list[dict], batches: Sequence[Sequence[int]], world: int) -> list[list[dict]]:
+    """Each batch as `world` lists of rows one after another: accelerate deals them out in turn. A process for
+    which nothing is left gets a row whose labels do not count."""
+    return [[rows[i] for i in batch[rank::world]] or [{**rows[0], "labels": []}]
+            for batch in batches for rank in range(world)]
 
 
 @torch.inference_mode()
