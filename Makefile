@@ -1,26 +1,28 @@
-# run: execute the labs · test: check everything · lab: open JupyterLab · site, slides: web pages · student: the labs
-# without solutions · grade SUBMISSION=path: a notebook or a folder of them graded. Each sets up first.
+# run: execute the labs · test: check everything · lab: open JupyterLab · table: README's table of what the labs cost
+# student: the labs without solutions · grade SUBMISSION=path: points for a notebook or a folder of them · site, slides:
+# web pages. Each sets up first: CONSTRAINTS=<file> at other versions than the tested ones, CONSTRAINTS= at the newest.
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 else
 BIN := .venv/bin
 endif
-READY := .venv/.ready
+READY := .venv/.ready-$(notdir $(CONSTRAINTS))
 SITE := .venv/.site
 PAGES := -q -n -W --keep-going -E -c labs/site -d out/doctrees
 
-.PHONY: setup run test lab site slides student grade
+.PHONY: setup run test lab site slides student grade table
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
-	$(BIN)/python -c "open('$(READY)', 'w').close()"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=--constraint %) --editable .
+	$(BIN)/python -c "import glob, os; [os.remove(p) for p in glob.glob('.venv/.ready*')]; open('$(READY)', 'w').close()"
 
 $(SITE): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[site]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=--constraint %) --editable ".[site]"
 	$(BIN)/python -c "open('$(SITE)', 'w').close()"
 
 run: setup
@@ -46,3 +48,6 @@ student: setup
 
 grade: setup
 	@$(BIN)/python -m utils.grade $(if $(SUBMISSION),"$(SUBMISSION)")
+
+table: setup
+	@$(BIN)/python -m utils.resources

@@ -11,8 +11,8 @@ from utils import checks
 
 LIBRARIES = (("torch", "transformers", "tokenizers", "safetensors"), ("datasets", "peft", "accelerate", "evaluate"),
              ("huggingface_hub", "numpy", "pandas", "scikit-learn"), ("jupyterlab", "ipykernel", "nbclient", "nbval"))
-SETTINGS = ("LAB_PROFILE", "LAB_PROFILES", "LAB_OUT", "LAB_CHECKPOINTS", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE",
-            "PYTHONPATH", "CUDA_VISIBLE_DEVICES")  # nothing that could be a secret
+SETTINGS = ("LAB_PROFILE", "LAB_PROFILES", "LAB_DEVICE", "LAB_OUT", "LAB_CHECKPOINTS", "HF_HOME", "HF_ENDPOINT",
+            "HF_HUB_OFFLINE", "PYTHONPATH", "CUDA_VISIBLE_DEVICES")  # nothing that could be a secret
 
 
 def installed(name: str) -> str:

@@ -1,7 +1,7 @@
 """Executes labs from beginning to end: python -m utils.run [1 2 …]
 
 Writes the executed notebook and a readable page of each lab to out/<profile>/ together with
-records.json (seconds, memory) and claims.json, and prints the claims. A lab's results appear there
+records.json (seconds, memory, hardware, date) and claims.json, and prints the claims. A lab's results appear there
 when the lab is done, all together; a failed or interrupted lab leaves the earlier ones in place.
 """
 
@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -18,15 +19,16 @@ from pathlib import Path
 
 import nbformat
 import psutil
+import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 
 from utils import checks
 from utils.claims import read_claims, shown, write_claims
-from utils.profile import ROOT, load_profile
+from utils.profile import ROOT, choose_device, load_profile
 
-CELL_SECONDS = 1200
+CELL_SECONDS = 7200  # a full-size training in one cell
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -40,20 +42,39 @@ def find_labs(numbers: list[int] | None = None, folder: Path = ROOT / "labs") ->
 
 
 class PeakMemory(threading.Thread):
-    """Watches the memory of a process and its children, once a second."""
+    """Watches the memory of a process and its children, and a CUDA device's, once a second."""
 
-    def __init__(self, client):
+    def __init__(self, client, device):
         super().__init__(daemon=True)
-        self.client, self.peak, self.done = client, 0, threading.Event()
+        self.client, self.peak, self.gpu_mb, self.done = client, 0, 0, threading.Event()
+        self.cuda = device.type == "cuda"
 
     def run(self):
         while not self.done.wait(1 if self.peak else 0.1):
+            self.gpu_mb = max(self.gpu_mb, gpu_memory_mb() if self.cuda else 0)
             try:
                 kernel = psutil.Process(self.client.km.provisioner.pid)
                 family = [kernel, *kernel.children(recursive=True)]
                 self.peak = max(self.peak, sum(p.memory_info().rss for p in family))
             except (AttributeError, TypeError, psutil.Error):
                 continue  # not started yet, or ended already
+
+
+def gpu_memory_mb() -> int:
+    """What all programs together hold of the first GPU's memory, in MiB; 0 where nvidia-smi does not say."""
+    words = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    try:
+        return int(subprocess.run(words, capture_output=True, text=True, timeout=10).stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return 0
+
+
+def hardware() -> dict:
+    """What a record says of this machine: device, dtype, cores, system."""
+    device, dtype, _ = choose_device()
+    names = {"cuda": lambda: torch.cuda.get_device_name(), "mps": lambda: "Apple GPU", "cpu": lambda: "CPU"}
+    return {"device": names[device.type](), "dtype": str(dtype).removeprefix("torch."), "cores": os.cpu_count(),
+            "machine": f"{platform.system()} {platform.machine()}"}
 
 
 def execute(path: Path, out: Path, line) -> dict:
@@ -73,7 +94,7 @@ def execute(path: Path, out: Path, line) -> dict:
         line(f"{path.stem}: cell {at['cell']}/{len(code)}, {time.time() - started:.0f} s")
 
     client.on_cell_start = begun
-    memory = PeakMemory(client)
+    memory = PeakMemory(client, choose_device()[0])
     memory.start()
     before = os.environ.get("LAB_OUT")
     os.environ["LAB_OUT"] = str(out.parent)  # the kernel inherits it
@@ -92,7 +113,7 @@ def execute(path: Path, out: Path, line) -> dict:
         if before is not None:
             os.environ["LAB_OUT"] = before
     record = {"lab": path.stem, "seconds": round(time.time() - started, 1), "peak_memory_mb": memory.peak >> 20,
-              "cells": len(code), "cores": os.cpu_count(), "machine": f"{platform.system()} {platform.machine()}"}
+              "peak_gpu_memory_mb": memory.gpu_mb, "cells": len(code), "date": time.strftime("%Y-%m-%d"), **hardware()}
     clean(notebook)
     out.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, out / path.name)
