@@ -18,7 +18,7 @@ SHORT = {
     "train_examples": 500, "validation_examples": 20, "seeds": [1], "data_curve": [125, 250, 375],
     "mistake_examples": 250, "forgetting_items": 30, "rehearsed": 10, "sweep_examples": 60, "ranks": [1, 8],
     "full": {"epochs": 1, "learning_rate": 5e-4, "batch": 16, "checks": 2},
-    "policy_examples": 500, "heated_prompts": 256, "civil_prompts": 64, "kl_sweep": [0.02], "best_of": [1, 8],
+    "policy_examples": 500, "heated_prompts": 256, "civil_prompts": 64, "pushed": {}, "kl_sweep": [], "best_of": [1, 8],
     "ppo": {"steps": 10, "batch": 48, "passes": 2, "learning_rate": 5e-4, "kl": 0.04, "rows": 24},
     "rloo": {"steps": 10, "batch": 48, "samples": 4, "passes": 1, "learning_rate": 5e-4, "kl": 0.04, "rows": 24},
     "dpo": {"steps": 12, "batch": 24, "learning_rate": 3e-4, "beta": 0.1, "rows": 24},

@@ -162,7 +162,7 @@ def test_a_lab_runs_as_a_job_with_another_profile(path, tmp_path):
     assert done.returncode == 0 and "does not contain a cell" not in done.stderr, done.stderr
     cells = [c for c in nbformat.read(tmp_path / "job.ipynb", 4).cells if c.cell_type == "code"]
     tags = [c.metadata.get("tags", []) for c in cells]
-    assert tags.index(["injected-parameters"]) == tags.index(["parameters"]) + 1
+    assert tags.index(["injected-parameters"]) == tags.index(["parameters", "setup"]) + 1
     assert "profile job ·" in "".join(o.get("text", "") for c in cells for o in c.outputs)
     assert all(c.execution_count for c in cells)
 
