@@ -415,6 +415,11 @@ def test_each_mistake_is_told_by_its_name(name, number):
     assert sum(said in text for text in texts) >= 4, texts  # on random input two mistakes may once give the same number
 
 
+def test_what_torch_has_not_implemented_is_no_stub():
+    with pytest.raises(Wrong, match="NotImplementedError: \"softmax_.*not implemented for 'Long'"):
+        check("lab1-softmax", lambda x, T=1.0: torch.softmax(x.long(), -1))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_an_unsolved_exercise_is_told_so_kindly(name):
     def nothing(*_):
