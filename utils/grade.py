@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import nbformat
 
-from utils import sandbox
+from utils import sandbox, worker
 from utils.checks import ROOT, SetupError, cannot_write
 
 FIELDS = ("submission", "lab", "exercise", "points", "of", "verdict", "message")
@@ -56,7 +56,7 @@ def read_submission(path: Path) -> tuple[dict[str, str], str]:
     except RecursionError:
         return {}, "not a notebook: it is nested too deeply"
     except Exception as error:
-        return {}, f"not a notebook: {sandbox.one_line(error)}"
+        return {}, f"not a notebook: {worker.one_line(error)}"
 
 
 def grade(path: Path, name: str, labs: list, **limits) -> list[dict]:
@@ -71,7 +71,7 @@ def grade(path: Path, name: str, labs: list, **limits) -> list[dict]:
     tasks = [(e, given[e], check) for e, (_, check) in lab.exercises.items() if e in given]
     results, rows = sandbox.run(lab.setup, tasks, **limits), []
     for exercise, (points, _) in lab.exercises.items():
-        result = results.get(exercise) or sandbox.verdict("missing", "its cell is not in the notebook")
+        result = results.get(exercise) or worker.verdict("missing", "its cell is not in the notebook")
         earned = points if result["verdict"] == "right" else 0
         rows.append({"submission": name, "lab": lab.name, "exercise": exercise, "points": earned, "of": points,
                      **result, "source": given.get(exercise, "")})
