@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig
 
-from utils import adapters, checkpoints, dialogues, training
+from utils import adapters, checkpoints, dialogues, memory, training
 from utils.dialogues import DataError
 from utils.generation import generate
 from utils.models import count_parameters
@@ -219,7 +219,7 @@ def test_an_adapter_leaves_the_base_alone_merges_and_switches_off(tiny, pairs, d
 @pytest.mark.parametrize("adapt", [False, True])
 def test_a_step_holds_what_the_formula_says(tiny, pairs, adapt):
     model = adapters.add_adapter(tiny[0], LORA) if adapt else copy.deepcopy(tiny[0])
-    found = training.memory_of_a_step(model, tiny[1], pairs[:4])
+    found = memory.of_a_step(model, tiny[1], pairs[:4])
     n, trained = count_parameters(model), count_parameters(model, trainable=True)
     assert found["weights"] == pytest.approx(4 * n / 2**20, abs=0.02)
     assert found["gradients"] == pytest.approx(4 * trained / 2**20, abs=0.02)
