@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -93,6 +95,33 @@ def test_run_names_the_failing_cell_and_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError, match="07_probe.ipynb failed in code cell 2: ValueError: no such thing"):
         execute(path, out, lambda text: None)
     assert not out.exists()
+
+
+STOPPED = """
+import sys
+from pathlib import Path
+from utils import run
+run.find_labs = lambda labs: [Path(sys.argv[1])]
+try:
+    run.main([])
+except KeyboardInterrupt:
+    sys.exit("stopped")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="one process alone cannot be interrupted there")
+def test_an_interrupted_run_ends_without_a_traceback_and_leaves_nothing(tmp_path):
+    path, started = tmp_path / "07_probe.ipynb", tmp_path / "started"
+    nbformat.write(notebook_of(f"import time\nopen({str(started)!r}, 'w').close()\ntime.sleep(60)"), path)
+    run = subprocess.Popen([sys.executable, "-c", STOPPED, str(path)], stdout=subprocess.DEVNULL, text=True,
+                           stderr=subprocess.PIPE, env={**os.environ, "LAB_OUT": str(tmp_path / "out")})
+    while not started.exists():
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.1)
+    run.send_signal(signal.SIGINT)
+    said = run.communicate(timeout=30)[1]
+    assert said.strip().endswith("stopped") and "Error" not in said, said
+    assert not list((tmp_path / "out").rglob("07_probe*"))
 
 
 def test_run_writes_notebook_page_and_record(tmp_path):

@@ -85,7 +85,7 @@ def execute(path: Path, out: Path, line) -> dict:
     notebook = nbformat.read(path, 4)
     code = [i for i, c in enumerate(notebook.cells) if c.cell_type == "code" and c.source.strip()]
     client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3",
-                            extra_arguments=["--IPKernelApp.log_level=40"],  # errors; not how the kernel is connected
+                            extra_arguments=["--IPKernelApp.log_level=50"],  # its chatter is not the learner's
                             coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}})
     started, at = time.time(), {"cell": 0}
 
@@ -102,7 +102,9 @@ def execute(path: Path, out: Path, line) -> dict:
         client.execute()
     except CellExecutionError as error:
         raise RuntimeError(f"{path.name} failed in code cell {at['cell']}: {error.ename}: {error.evalue}") from error
-    except DeadKernelError as error:
+    except (DeadKernelError, AssertionError) as error:
+        if client.km is None:  # nbclient's answer to Ctrl-C: it puts the kernel away, then finds it dead
+            raise KeyboardInterrupt from None
         raise RuntimeError(f"{path.name} failed in code cell {at['cell']}: its kernel died, most often because memory "
                            "ran out: lower batch and batch_tokens in the profile's table") from error
     except CellTimeoutError as error:
