@@ -102,9 +102,11 @@ def execute(path: Path, out: Path, line) -> dict:
         client.execute()
     except CellExecutionError as error:
         raise RuntimeError(f"{path.name} failed in code cell {at['cell']}: {error.ename}: {error.evalue}") from error
-    except (DeadKernelError, AssertionError) as error:
-        if client.km is None:  # nbclient's answer to Ctrl-C: it puts the kernel away, then finds it dead
+    except AssertionError:
+        if client.km is None:  # nbclient's answer to Ctrl-C: it puts the kernel away, then looks for it again
             raise KeyboardInterrupt from None
+        raise
+    except DeadKernelError as error:
         raise RuntimeError(f"{path.name} failed in code cell {at['cell']}: its kernel died, most often because memory "
                            "ran out: lower batch and batch_tokens in the profile's table") from error
     except CellTimeoutError as error:
