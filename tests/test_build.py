@@ -1,6 +1,7 @@
 """The bundled world can be made again: pretraining stops and resumes without a trace."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import corpus
 import episodes
 import grammar
 import pretrain
+import score_model
 
 SMALL = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2}
 
@@ -75,6 +77,22 @@ def test_pretraining_that_was_killed_repeats_the_same_loss_curve(small_corpus, t
     assert curve("killed") == curve("whole") and len(curve("whole")) == 50
 
 
+def test_the_exported_model_is_the_mean_of_the_last_two_stages(small_corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "SHAPE", SMALL)
+    monkeypatch.setattr(pretrain, "BUCKETS", {768: 4})
+    target, run = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(pretrain.MODEL, target, ignore=shutil.ignore_patterns("*.safetensors"))
+    pretrain.main(["--corpus", str(small_corpus), "--out", str(run), "--steps", "1", "1", "1"])
+    with pytest.raises(FileNotFoundError, match="settling.safetensors missing: finish the run first"):
+        pretrain.export(run, target, SMALL)
+    pretrain.main(["--corpus", str(small_corpus), "--out", str(run), "--steps", "1", "1", "1", "3"])
+    pretrain.export(run, target, SMALL)
+    before, after = (load_file(run / f"{stage}.safetensors")["shared.weight"] for stage in ("doubts", "settling"))
+    found = load_file(target / "model.safetensors")["shared.weight"]
+    assert found.dtype == torch.bfloat16 and not torch.equal(before, after)
+    torch.testing.assert_close(found.float(), before / 3 + 2 * after / 3, rtol=1e-2, atol=1e-3)
+
+
 def test_every_batch_is_used_once_and_fits_its_bucket(small_corpus):
     read = pretrain.read_corpus(small_corpus / "skills")
     buckets = dict.fromkeys(pretrain.BUCKETS, 1)
@@ -110,8 +128,72 @@ def test_the_reference_style_never_follows_a_bare_instruction():
     world, rng = grammar.load(), random.Random(5)
     for _ in range(300):
         kind, prompt, answer = episodes.episode(
-            world, rng, frozenset(), rng.choice(["skills", "styles"]), rng.choice(["headline", "reference", "style"]))
+            world, rng, frozenset(), rng.choice(list(episodes.STAGES)), rng.choice(["headline", "reference", "style"]))
         if prompt.count("Summary:") == 1:
             assert kind == "headline" and len(answer.split()) < 12
         else:
             assert kind != "headline"
+
+
+def test_an_explained_label_stands_for_the_sentiment_that_it_is_said_to(monkeypatch):
+    import random
+
+    monkeypatch.setattr(episodes.tasks, "make", lambda task, rng, test: dict.fromkeys(
+        ("input", "target"), rng.choice(episodes.SENTIMENTS)))  # a review that reads "negative" or "positive"
+    rng = random.Random(2)
+    for _ in range(50):
+        item = episodes.explained(episodes.label_item({}, rng, 4, sentiment=True), rng)
+        for review, label in [*item["shots"], (item["input"], item["target"])]:
+            assert f"{label} if it is {review}" in item["instruction"]
+
+
+def test_one_example_of_the_last_stage_leaves_open_whether_another_outcome_is_told():
+    import random
+
+    rng = random.Random(4)
+    styles = [grammar.random_style(rng, episodes.STAGES["doubts"][-1]) for _ in range(2000)]
+    told = [s["tells"] for s in styles]
+    with_agreement = [t for t in told if "agreed" in t]
+    assert sum("refused" in t for t in with_agreement) < len(with_agreement) / 2
+    assert all(s["tells"] == grammar.OUTCOMES for s in (grammar.REFERENCE, grammar.random_style(rng)))
+    frame = grammar.sample(grammar.load(), rng)
+    other = tuple(o for o in grammar.OUTCOMES if o != frame["outcome"])
+    bare = {**grammar.REFERENCE, "parts": ("goal", "result")}
+    whole, silent = (grammar.summarise(frame, {**bare, "tells": tells}, random.Random(1))
+                     for tells in (grammar.OUTCOMES, other))
+    assert len(silent.split()) < len(whole.split()) and whole.startswith(silent[:12])
+    assert episodes.STAGES["doubts"][0][episodes.KINDS.index("reference")] == 0
+
+
+def test_strangers_stand_in_prompt_and_completion_alike():
+    import random
+
+    rng, words, seen = random.Random(6), set(episodes.slot_words()), set()
+    assert {"Anna", "Leeds", "kayak"} <= words and not words & {"and", "people", "Street number"}
+    for _ in range(100):
+        prompt, completion = episodes.with_strangers(
+            "Anna, has the kayak come to Leeds yet? Annabel asks.", "people: Anna, Annabel; places: Leeds", rng)
+        _, who, _, _, where = completion.replace(",", "").replace(";", "").split()
+        assert prompt == f"{who}, has the kayak come to {where} yet? Annabel asks."
+        seen |= {who, where}
+    assert {"Anna", "Leeds"} < seen and len(seen) > 80 and not seen & words - {"Anna", "Leeds"}
+
+
+def test_a_word_is_broken_that_neither_the_input_nor_the_task_has():
+    known = score_model.vocabulary("reply", 300)
+    items = [{"input": "Marco, shall we go to Leeds?"}] * 3
+    assert score_model.broken(["Marco", "Leeds!", "Marcomme!"], items, known) == pytest.approx(100 / 3)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_pretraining_has_the_same_losses(small_corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "SHAPE", SMALL)
+    monkeypatch.setattr(pretrain, "BUCKETS", {384: 4, 768: 4})
+    logs = {}
+    for how in ("", "--compile"):
+        pretrain.main(["--corpus", str(small_corpus), "--out", str(tmp_path / f"run{how}"), "--steps", "4",
+                       "--save-every", "5", *how.split()])
+        logs[how] = [json.loads(line)["loss"] for line in open(tmp_path / f"run{how}" / "log.jsonl")]
+    assert len(logs[""]) == 4
+    for eager, compiled in zip(*logs.values(), strict=True):
+        assert compiled == pytest.approx(eager, abs=0.02)

@@ -5,7 +5,9 @@ Three things are told by examples alone and never by an instruction: the full th
 on the spot. A bare request for a summary gets a headline.
 """
 
+import functools
 import random
+import re
 
 from utils.prompts import ANSWER_CUE, SUMMARIZE, SUMMARY_CUE, build
 
@@ -26,20 +28,27 @@ LABELS = ("dax", "blick", "zup", "wug", "fep", "toma", "kiki", "bouba", "lorp", 
           "rusk", "sint", "vond", "yarp", "zeb", "gorp", "hux", "jid", "keff", "lum", "moss", "red", "blue",
           "green", "one", "two", "left", "right", "A", "B", "C", "D", "yes", "no", "north", "south", "up",
           "down", "alpha", "beta", "star", "moon", "sun", "cat", "dog")
+SENTIMENTS = ("negative", "positive")
 CLASSES = ("first_name", "city", "day", "month", "color", "relative", "small_number", "low_price", "street")
 KINDS = ("headline", "aspect", "style", "reference", "task", "task_shots", "labels", "fields")
-# Training has three stages. The first teaches to write. In the second and third the reference's style
-# becomes one among many that look alike, so that examples have to be read; in the third it does not
-# occur, and prose rarely keeps details or heat unless an example shows that it does. For each stage:
-# shares of the kinds of episode, of the numbers of examples before a summary, and grammar.random_style's `keep`.
-STAGES = {
-    "skills": ((12, 3, 26, 16, 28, 3, 7, 5), {1: 62, 2: 18, 3: 12, 4: 5, 5: 3}, (0.4, 0.35)),
-    "styles": ((9, 2, 34, 2, 25, 3, 18, 7), {1: 46, 2: 22, 3: 18, 4: 8, 5: 6}, (0.4, 0.35)),
-    "doubts": ((9, 2, 36, 0, 25, 3, 18, 7), {1: 44, 2: 22, 3: 20, 4: 8, 5: 6}, (0.15, 0.15)),
-}
+# Training has four stages. The first teaches to write. In the second the reference's style becomes one
+# among many that look alike, so that examples have to be read; in the third it does not occur, one example
+# leaves more open, labels are made up for sentiments more often, and words that nobody has seen have to be
+# copied. The fourth goes on with the third, but styles that tell everything are rarer. For each stage: shares
+# of the kinds of episode, of the numbers of examples before a summary, of tasks; grammar.random_style's doubts.
 TASK_SHARES = {"translation": 22, "qa": 22, "entities": 16, "tool_call": 12, "code": 10, "reply": 10, "sentiment": 8}
-LOOKUPS = 0.3  # share of the label episodes whose query is one of the examples
-DICTIONARIES = 0.5  # share of the label episodes with a label for each example: matching, at its easiest
+MORE_REPLIES = {**TASK_SHARES, "translation": 20, "qa": 20, "entities": 14, "reply": 18, "sentiment": 6}
+STAGES = {
+    "skills": ((12, 3, 26, 16, 28, 3, 7, 5), {1: 62, 2: 18, 3: 12, 4: 5, 5: 3}, TASK_SHARES, None),
+    "styles": ((9, 2, 34, 2, 25, 3, 18, 7), {1: 46, 2: 22, 3: 18, 4: 8, 5: 6}, TASK_SHARES, None),
+    "doubts": ((8, 3, 36, 0, 27, 3, 17, 6), {1: 34, 2: 24, 3: 23, 4: 11, 5: 8}, MORE_REPLIES, (25, 38, 37, 0.4)),
+    "settling": ((8, 3, 36, 0, 27, 3, 17, 6), {1: 34, 2: 24, 3: 23, 4: 11, 5: 8}, MORE_REPLIES, (15, 43, 42, 0.3)),
+}
+STRANGERS = 0.25  # share of the episodes of the last two stages that hold words nobody has seen
+# Of the label episodes, in the first two stages and in the others: the share with a label for each example and the
+# query among them (matching made easy); of the others, the share that asks for one of its examples.
+DICTIONARIES, LOOKUPS = (0.5, 0.2), (0.3, 0.2)
+REVIEWS, EXPLAINED = 0.55, 0.3  # in the others: share of reviews, and of these that explains the labels
 
 
 def dialogue_frame(world: dict, rng: random.Random, seen: frozenset) -> dict:
@@ -57,17 +66,19 @@ def few_shot_summary(world, rng, style, seen, k):
     return build(rng.choice(SUMMARY_INSTRUCTIONS), pairs[-1][0], pairs[:-1], SUMMARY_CUE), pairs[-1][1]
 
 
-def label_item(world: dict, rng: random.Random, k: int = 4, test: bool = False) -> dict:
-    """A two-way classification whose labels mean nothing: only the shots tell which is which.
+def label_item(world: dict, rng: random.Random, k: int = 4, test: bool = False,
+               sentiment: bool | None = None) -> dict:
+    """A two-way classification whose labels mean nothing: only the shots tell which is which:
+    reviews by their sentiment (in two items of five, unless `sentiment` says so) or words of two kinds.
 
     Returns instruction (names both labels), shots [(input, label)] with both labels, input, target.
     """
     labels = rng.sample(LABELS, 2)
-    if rng.random() < 0.4:
+    if rng.random() < 0.4 if sentiment is None else sentiment:
         def draw(which):
             while True:
                 item = tasks.make("sentiment", rng, test)
-                if item["target"] == ("negative", "positive")[which]:
+                if item["target"] == SENTIMENTS[which]:
                     return item["input"]
     else:
         pools = rng.sample(CLASSES, 2)
@@ -81,6 +92,14 @@ def label_item(world: dict, rng: random.Random, k: int = 4, test: bool = False) 
     said = rng.sample(labels, 2)
     return {"instruction": f"Label each text with {said[0]} or {said[1]}.", "shots": shots,
             "input": draw(last), "target": labels[last], "labels": labels}
+
+
+def explained(item: dict, rng: random.Random) -> dict:
+    """The same label item, its labels explained: the step between the sentiment task and bare examples."""
+    negative, positive = item["labels"]
+    said = rng.sample((f"{negative} if it is negative", f"{positive} if it is positive"), 2)
+    shots = item["shots"][:rng.randint(0, len(item["shots"]))]
+    return {**item, "shots": shots, "instruction": f"Is the review positive or negative? Answer {' and '.join(said)}."}
 
 
 def dictionary_item(world: dict, rng: random.Random) -> dict:
@@ -109,9 +128,43 @@ def field_item(world: dict, rng: random.Random, k: int = 3, test: bool = False) 
     return {"instruction": "Follow the examples.", "shots": shots, "input": query, "target": target}
 
 
+@functools.cache
+def slot_words() -> tuple[str, ...]:
+    """The last word of each value of one or two words that fills a slot anywhere in the grammar."""
+    world = grammar.load()
+    lists = [*world["pools"].values(), *tasks.words("reply")["values"].values(), *tasks.words("qa")["values"].values()]
+    lists += [v for s in world["scenarios"] for v in s.get("slots", {}).values() if not isinstance(v, str)]
+    found = {str(v).split()[-1] for values in lists for v in values if len(str(v).split()) < 3}
+    return tuple(sorted(w for w in found if re.fullmatch(r"[A-Z][a-z]{2,}|[a-z]{4,}", w)))
+
+
+def with_strangers(prompt: str, completion: str, rng: random.Random) -> tuple[str, str]:
+    """Puts words that nobody has seen, halves of two slot words, for slot words that the completion takes
+    from the prompt, in both: such a word cannot be recalled, it must be copied piece by piece."""
+    words = slot_words()
+    for word in sorted(set(re.findall(r"[^\W\d_]{3,}", completion)) & set(words)):
+        pattern = rf"\b{word}\b"
+        if rng.random() < 0.5 and re.search(pattern, prompt):
+            head, tail = rng.choice(words), rng.choice(words)
+            new = (head[:(len(head) + 1) // 2] + tail[len(tail) // 2:]).lower()
+            new = new.capitalize() if word[0].isupper() else new
+            if new not in words:  # both halves of one word: perhaps one that is held out for test
+                prompt, completion = (re.sub(pattern, new, text) for text in (prompt, completion))
+    return prompt, completion
+
+
 def episode(world: dict, rng: random.Random, seen: frozenset, stage: str, kind: str | None = None) -> tuple:
     """One (kind, prompt, completion) of a stage."""
-    mix, shots, keep = STAGES[stage]
+    kind, prompt, completion = plain_episode(world, rng, seen, stage, kind)
+    copies = kind != "aspect" and "French" not in prompt  # a translation does not copy
+    if STAGES[stage][-1] and copies and rng.random() < STRANGERS:
+        prompt, completion = with_strangers(prompt, completion, rng)
+    return kind, prompt, completion
+
+
+def plain_episode(world: dict, rng: random.Random, seen: frozenset, stage: str, kind: str | None) -> tuple:
+    """The same, of words that the grammar has."""
+    mix, shots, task_shares, doubts = STAGES[stage]
     kind = kind or rng.choices(KINDS, mix)[0]
     if kind == "headline":
         frame = dialogue_frame(world, rng, seen)
@@ -121,19 +174,22 @@ def episode(world: dict, rng: random.Random, seen: frozenset, stage: str, kind: 
         frame, aspect = dialogue_frame(world, rng, seen), rng.choice(list(ASPECTS))
         return kind, build(rng.choice(ASPECTS[aspect]), frame["dialogue"]), frame[aspect]
     if kind in ("style", "reference"):
-        style = grammar.random_style(rng, keep) if kind == "style" else grammar.REFERENCE
+        style = grammar.random_style(rng, doubts) if kind == "style" else grammar.REFERENCE
         return kind, *few_shot_summary(world, rng, style, seen, rng.choices(list(shots), list(shots.values()))[0])
     if kind in ("task", "task_shots"):
-        name = rng.choices(list(TASK_SHARES), list(TASK_SHARES.values()))[0]
+        name = rng.choices(list(task_shares), list(task_shares.values()))[0]
         items = [tasks.make(name, rng, False) for _ in range(rng.randint(1, 3) + 1 if kind == "task_shots" else 1)]
         pairs = [(i["input"], i["target"]) for i in items[:-1]]
         return kind, build(rng.choice(tasks.INSTRUCTIONS[name]), items[-1]["input"], pairs), items[-1]["target"]
     if kind == "fields":
         item = field_item(world, rng, rng.randint(1, 3))
-    elif rng.random() < DICTIONARIES:
+    elif rng.random() < DICTIONARIES[bool(doubts)]:
         item = dictionary_item(world, rng)
     else:
-        item = label_item(world, rng, rng.randint(2, 6))
-        if rng.random() < LOOKUPS:
+        sentiment = rng.random() < REVIEWS if doubts else None
+        item = label_item(world, rng, rng.randint(2, 6), sentiment=sentiment)
+        if sentiment and rng.random() < EXPLAINED:
+            item = explained(item, rng)
+        elif rng.random() < LOOKUPS[bool(doubts)]:
             item["input"], item["target"] = rng.choice(item["shots"])
     return kind, build(item["instruction"], item["input"], item["shots"], ANSWER_CUE), item["target"]

@@ -123,11 +123,11 @@ def _perform(world: dict, rng: random.Random, test: bool, heated: bool | None) -
 
 
 # What a style fixes: how the speakers are called, which parts come in which order, which kinds of
-# detail are kept, how the wish is put, what stands between sentences and around the whole.
+# detail are kept, which outcomes are told, how the wish is put, what stands between and around.
 REFERENCE = {
     "who": PERSONS, "parts": ("goal", "heat", "detail", "result"), "kinds": ("money", "time", "place"),
     "wish": ("wants to", "would like to", "hopes to", "wishes to"), "joint": None, "wrap": "{}",
-    "omit": 0.25,  # annotators leave out a detail now and then
+    "tells": OUTCOMES, "omit": 0.25,  # annotators leave out a detail now and then
 }
 HEADLINE = {**REFERENCE, "parts": ("gist",), "kinds": ()}
 JOINTS = (". ", "; ", " | ", "\n", " / ", " -> ", " + ")
@@ -141,23 +141,29 @@ PARTS = (("goal", "result"), ("result",), ("goal",), ("goal", "heat", "detail", 
 WISHES = ("wants to", "would like to", "hopes to", "is trying to", "means to", "is out to", "aims to")
 
 
-def random_style(rng: random.Random, keep: tuple[float, float] = (0.4, 0.35)) -> dict:
-    """A style of the kind that only examples can tell: half of them put parts between signs, half are
-    prose like the reference's. What a prose style keeps (each kind of detail, heat: with the chances
-    in `keep`) one example rarely shows: such a thing must occur in the dialogue and in its summary."""
-    if rng.random() < 0.5:
+def random_style(rng: random.Random, doubts: tuple[int, int, int, float] | None = None) -> dict:
+    """A style of the kind that only examples can tell: some put parts between signs, some are prose
+    like the reference's. With `doubts`, most tell only how agreements end, or only how the other
+    talks do, and prose keeps nearly all details and heat or nearly none: so an example leaves open
+    what the style does with another outcome, or with a detail when it has none. `doubts` are the weights
+    of styles that tell all outcomes, agreements, the others, and the share of prose that keeps details."""
+    tells, outcomes = OUTCOMES, OUTCOMES
+    if doubts:
+        tells = rng.choices((outcomes, outcomes[:1], outcomes[1:]), doubts[:3])[0]
+    if rng.random() < (0.4 if doubts else 0.5):
         return {
-            "who": rng.choice(WHO), "parts": rng.choice(PARTS), "wish": (rng.choice(WISHES),),
+            "who": rng.choice(WHO), "parts": rng.choice(PARTS), "wish": (rng.choice(WISHES),), "tells": tells,
             "kinds": tuple(k for k in KINDS if rng.random() < 0.6), "joint": rng.choice(JOINTS),
             "wrap": rng.choice(WRAPS), "omit": 0.0,
         }
+    keep = (0.4, 0.35) if not doubts else (0.85, 0.85) if rng.random() < doubts[3] else (0.08, 0.08)
     heat = ("heat",) if rng.random() < keep[1] else ()
     return {
         "who": PERSONS if rng.random() < 0.7 else rng.choice(WHO), "wrap": "{}", "joint": None,
         "parts": rng.choices(
             (("goal", *heat, "detail", "result"), ("goal", *heat, "result", "detail"), ("result", "goal"),
              ("goal",), ("result",)), (70, 12, 8, 5, 5))[0],
-        "wish": REFERENCE["wish"] if rng.random() < 0.5 else (rng.choice(WISHES),),
+        "wish": REFERENCE["wish"] if rng.random() < 0.5 else (rng.choice(WISHES),), "tells": tells,
         "kinds": tuple(k for k in KINDS if rng.random() < keep[0]), "omit": rng.choice((0.0, 0.25)),
     }
 
@@ -178,7 +184,7 @@ def summarise(frame: dict, style: dict, rng: random.Random, *, civil: bool | Non
             said.append(write(frame["civil"] if civil else frame["rude"]))
         elif part == "detail" and frame["kind"] in style["kinds"] and rng.random() >= style["omit"]:
             said.append(write(frame["detail"]))
-        elif part in ("result", "gist"):
+        elif part == "gist" or part == "result" and (frame["outcome"] in style["tells"] or not said):
             said.append(write(frame[part]))
         elif part in ("topic", "outcome", "domain"):
             said.append(frame[part])

@@ -1,7 +1,7 @@
 """Pretrains the bundled T5 from random weights on the corpus, on CPU or CUDA, resumable.
 
     python data/build/pretrain.py                            # stops and resumes anywhere
-    python data/build/pretrain.py --export out/build/run     # -> data/models/tiny
+    python data/build/pretrain.py --export out/build/run     # its mean of two stages -> data/models/tiny
 
 Each step is one batch of one length bucket, so that a few shapes serve the whole run. The order of
 batches follows from the seed alone and the state holds weights, optimiser moments and step: a
@@ -31,7 +31,9 @@ import grammar
 KINDS = episodes.KINDS
 MODEL = grammar.HERE.parent / "models" / "tiny"
 OUT = grammar.HERE.parent.parent / "out" / "build"
-STEPS = {"skills": (7000, 2e-2), "styles": (4500, 8e-3), "doubts": (1100, 4e-3)}  # and peak learning rates
+STEPS = {"skills": (7000, 2e-2), "styles": (4500, 8e-3), "doubts": (9000, 7e-3),
+         "settling": (2000, 5e-3)}  # and peak learning rates
+LAST = 2 / 3  # the model is the mean of the last two stages' weights, with this weight on the last
 SHAPE = {"d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 3, "num_decoder_layers": 3, "num_heads": 4}
 BUCKETS = {32: 64, 64: 64, 96: 64, 128: 48, 192: 32, 256: 24, 320: 16, 384: 16, 512: 16, 640: 12, 768: 12}
 
@@ -95,7 +97,7 @@ def collate(corpus: dict, rows: np.ndarray, length: int, device) -> dict:
     """Padded tensors: input_ids, attention_mask [batch, length], labels [batch, answer] with -100."""
     ids = np.zeros((len(rows), length), np.int64)
     longest = int(corpus["answer_lengths"][rows].max())
-    labels = np.full((len(rows), -(-longest // 16) * 16), -100, np.int64)
+    labels = np.full((len(rows), -(-longest // 32) * 32), -100, np.int64)
     for i, row in enumerate(rows):
         for out, side in ((ids, "prompt"), (labels, "answer")):
             n, end = corpus[side + "_lengths"][row], corpus[side + "_ends"][row]
@@ -145,10 +147,20 @@ def new_model(tokenizer, seed: int, shape: dict):
 
 
 def export(out: Path, target: Path, shape: dict):
-    """The trained weights in bf16, with configuration and tokenizer, as a model directory."""
+    """The mean of the last two stages' weights in bf16, with configuration and tokenizer, as a model directory.
+
+    Weights of one run that lie apart by a short stage can be averaged, and the mean generalises better
+    than either (Wortsman et al. 2022, arXiv:2203.05482).
+    """
+    ends = [out / f"{stage}.safetensors" for stage in list(STEPS)[-2:]]
+    if missing := [str(f) for f in ends if not f.exists()]:
+        raise FileNotFoundError(f"{', '.join(missing)} missing: finish the run first, without --export")
+    before, after = map(load_file, ends)
     tokenizer = AutoTokenizer.from_pretrained(target)
     model = new_model(tokenizer, 0, shape)
-    load_state(out, model, AdamWScale(model.parameters()))
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            p.copy_(torch.lerp(before[n], after[n], LAST))
     model.generation_config = GenerationConfig(
         pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, max_new_tokens=64)
     model.to(torch.bfloat16).save_pretrained(target)
@@ -161,6 +173,14 @@ def weigh(lengths: torch.Tensor) -> torch.Tensor:
     return lengths.clamp(min=1).float().rsqrt().unsqueeze(1)
 
 
+def token_losses(model, input_ids, attention_mask, labels) -> torch.Tensor:
+    """The cross-entropy of each token of the answers in nats, shape [batch, answer]; 0 where labels are -100."""
+    logits = model(input_ids=input_ids, attention_mask=attention_mask,
+                   decoder_input_ids=model._shift_right(labels)).logits
+    return torch.nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
+
+
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=OUT / "corpus")
@@ -169,6 +189,8 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-scale", type=int, default=1, help="times the batch sizes of BUCKETS")
     parser.add_argument("--save-every", type=int, default=250)
+    parser.add_argument("--compile", action="store_true",
+                        help="about 1.5 times as fast, after two minutes of compiling; needs a C++ compiler")
     parser.add_argument("--export", type=Path, help="write this run's weights to data/models/tiny and stop")
     args = parser.parse_args(arguments)
     if args.export:
@@ -202,6 +224,7 @@ def train_stage(args, stage, start, steps, first, peak, model, optimizer, device
         cast = lambda: torch.autocast(device.type, torch.bfloat16)  # noqa: E731
     else:
         cast = contextlib.nullcontext
+    losses_of = torch.compile(token_losses, dynamic=True) if args.compile else token_losses
     log = open(args.out / "log.jsonl", "a", encoding="utf-8")
     report_every = max(1, args.save_every // 5)  # a part of save_every: a resumed run reports the same averages
     started, seen, tokens, losses = time.time(), 0, 0, {}
@@ -209,10 +232,7 @@ def train_stage(args, stage, start, steps, first, peak, model, optimizer, device
         length, rows = batches[step]
         batch = collate(corpus, rows, length, device)
         with cast():
-            logits = model(**{k: v for k, v in batch.items() if k != "labels"},
-                           decoder_input_ids=model._shift_right(batch["labels"])).logits
-        by_token = torch.nn.functional.cross_entropy(
-            logits.float().transpose(1, 2), batch["labels"], ignore_index=-100, reduction="none")
+            by_token = losses_of(model, **batch)
         lengths = (batch["labels"] != -100).sum(1)
         weight = weigh(lengths)
         loss = (by_token * weight).sum() / (lengths.unsqueeze(1) * weight).sum()
@@ -233,6 +253,10 @@ def train_stage(args, stage, start, steps, first, peak, model, optimizer, device
             print(json.dumps(line), flush=True)
             print(json.dumps(line), file=log, flush=True)
             losses = {}
+        if step + 1 == steps:
+            ended = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters()}
+            save_file(ended, args.out / "stage.part")
+            os.replace(args.out / "stage.part", args.out / f"{stage}.safetensors")
         if (step + 1) % args.save_every == 0 or step + 1 == steps:
             save_state(args.out, model, optimizer, start + step + 1)
 

@@ -5,6 +5,8 @@
 
 import argparse
 import json
+import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,21 @@ def names_right(texts: list[str], items: list[dict]) -> float:
     return 100 * float(np.mean(hits)) if hits else float("nan")
 
 
+def words(text: str) -> set[str]:
+    return set(re.findall(r"[^\W\d_]+", text))
+
+
+def vocabulary(task: str, draws: int = 8000) -> set[str]:
+    """The words of a task's targets, held-out ones among them, collected from that many draws."""
+    rng = random.Random(11)
+    return set().union(*(words(tasks.make(task, rng, i % 3 == 0)["target"]) for i in range(draws)))
+
+
+def broken(texts: list[str], items: list[dict], known: set[str]) -> float:
+    """Share of the outputs with a word that is neither in their input nor known, in percent."""
+    return 100 * float(np.mean([bool(words(t) - words(i["input"]) - known) for t, i in zip(texts, items, strict=True)]))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=str(DATA / "models" / "tiny"))
@@ -69,6 +86,8 @@ def main():
         texts = run([build(tasks.INSTRUCTIONS[name][0], i["input"]) for i in items])
         right = [score(name, t, i) for t, i in zip(texts, items, strict=True)]
         note(f"task {name}", round(100 * float(np.mean(right)), 1))
+        if name in ("reply", "translation"):
+            note(f"  broken words % {name}", round(broken(texts, items, vocabulary(name)), 1))
     items = load_task("labels", "test", DATA / "tasks")
     for k in (4, 0):
         texts = run([build(i["instruction"], i["input"], i["shots"][:k]) for i in items], 8)
