@@ -149,7 +149,7 @@ def new_model(tokenizer, seed: int, shape: dict):
 def export(out: Path, target: Path, shape: dict):
     """The mean of the last two stages' weights in bf16, with configuration and tokenizer, as a model directory.
 
-    Weights of one run that lie apart by a short stage can be averaged, and the mean generalises better
+    Weights of one run that lie apart by a short stage can be averaged, and the mean is often better
     than either (Wortsman et al. 2022, arXiv:2203.05482).
     """
     ends = [out / f"{stage}.safetensors" for stage in list(STEPS)[-2:]]
