@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import batching
 import corpus
 import episodes
 import grammar
@@ -29,7 +30,7 @@ def small_corpus(tmp_path_factory):
 
 def test_a_resumed_pretraining_equals_an_uninterrupted_one(small_corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "SHAPE", SMALL)
-    monkeypatch.setattr(pretrain, "BUCKETS", {768: 4})
+    monkeypatch.setattr(batching, "BUCKETS", {768: 4})
 
     def train(name, *steps):
         monkeypatch.setattr(pretrain, "rate", lambda step, _, peak: peak * (9 - step) / 9)
@@ -48,8 +49,8 @@ def test_a_resumed_pretraining_equals_an_uninterrupted_one(small_corpus, tmp_pat
 KILLED = """
 import sys
 sys.path[:0] = ["data/build", "tests"]
-import pretrain, test_build
-pretrain.SHAPE, pretrain.BUCKETS = test_build.SMALL, {768: 4}
+import batching, pretrain, test_build
+pretrain.SHAPE, batching.BUCKETS = test_build.SMALL, {768: 4}
 pretrain.main(["--corpus", sys.argv[1], "--out", sys.argv[2], "--steps", "40", "10", "--save-every", "5"])
 """
 
@@ -79,7 +80,7 @@ def test_pretraining_that_was_killed_repeats_the_same_loss_curve(small_corpus, t
 
 def test_the_exported_model_is_the_mean_of_the_last_two_stages(small_corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "SHAPE", SMALL)
-    monkeypatch.setattr(pretrain, "BUCKETS", {768: 4})
+    monkeypatch.setattr(batching, "BUCKETS", {768: 4})
     target, run = tmp_path / "model", tmp_path / "run"
     shutil.copytree(pretrain.MODEL, target, ignore=shutil.ignore_patterns("*.safetensors"))
     pretrain.main(["--corpus", str(small_corpus), "--out", str(run), "--steps", "1", "1", "1"])
@@ -94,18 +95,18 @@ def test_the_exported_model_is_the_mean_of_the_last_two_stages(small_corpus, tmp
 
 
 def test_every_batch_is_used_once_and_fits_its_bucket(small_corpus):
-    read = pretrain.read_corpus(small_corpus / "skills")
-    buckets = dict.fromkeys(pretrain.BUCKETS, 1)
-    batches = pretrain.plan(read["prompt_lengths"], 0, buckets)
+    read = batching.read_corpus(small_corpus / "skills")
+    buckets = dict.fromkeys(batching.BUCKETS, 1)
+    batches = batching.plan(read["prompt_lengths"], 0, buckets)
     assert sorted(i for _, rows in batches for i in rows) == list(range(600))
     assert all(read["prompt_lengths"][rows].max() <= edge for edge, rows in batches)
-    again = pretrain.plan(read["prompt_lengths"], 0, buckets)
+    again = batching.plan(read["prompt_lengths"], 0, buckets)
     assert all(a == b and (x == y).all() for (a, x), (b, y) in zip(batches, again, strict=True))
 
 
 def test_labels_are_padded_with_minus_100_and_the_mask_hides_pads(small_corpus):
-    read = pretrain.read_corpus(small_corpus / "skills")
-    batch = pretrain.collate(read, list(range(8)), 768, "cpu")
+    read = batching.read_corpus(small_corpus / "skills")
+    batch = batching.collate(read, list(range(8)), 768, "cpu")
     for i in range(8):
         n, m = read["prompt_lengths"][i], read["answer_lengths"][i]
         assert batch["attention_mask"][i].sum() == n and batch["input_ids"][i, n - 1] == 1
@@ -188,7 +189,7 @@ def test_a_word_is_broken_that_neither_the_input_nor_the_task_has():
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_pretraining_has_the_same_losses(small_corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "SHAPE", SMALL)
-    monkeypatch.setattr(pretrain, "BUCKETS", {384: 4, 768: 4})
+    monkeypatch.setattr(batching, "BUCKETS", {384: 4, 768: 4})
     logs = {}
     for how in ("", "--compile"):
         pretrain.main(["--corpus", str(small_corpus), "--out", str(tmp_path / f"run{how}"), "--steps", "4",

@@ -17,7 +17,6 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig, T5Config, T5ForConditionalGeneration
@@ -25,6 +24,7 @@ from transformers import AutoTokenizer, GenerationConfig, T5Config, T5ForConditi
 from utils.models import fuse_activations
 from utils.profile import choose_device, tune_allocator
 
+import batching
 import episodes
 import grammar
 
@@ -35,7 +35,6 @@ STEPS = {"skills": (7000, 2e-2), "styles": (4500, 8e-3), "doubts": (9000, 7e-3),
          "settling": (2000, 5e-3)}  # and peak learning rates
 LAST = 2 / 3  # the model is the mean of the last two stages' weights, with this weight on the last
 SHAPE = {"d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 3, "num_decoder_layers": 3, "num_heads": 4}
-BUCKETS = {32: 64, 64: 64, 96: 64, 128: 48, 192: 32, 256: 24, 320: 16, 384: 16, 512: 16, 640: 12, 768: 12}
 
 
 class AdamWScale(torch.optim.Optimizer):
@@ -63,47 +62,6 @@ class AdamWScale(torch.optim.Optimizer):
             for p, m_p, v_p in zip(params, m, v, strict=True):
                 rms = max(1e-3, float(p.norm()) / math.sqrt(p.numel()))
                 p.addcdiv_(m_p, v_p.sqrt().add_(group["eps"]), value=-lr * rms)
-
-
-def read_corpus(folder: Path) -> dict:
-    """All shards as one set of flat arrays."""
-    shards = [np.load(f) for f in sorted(folder.glob("[0-9]*.npz")) if ".part" not in f.name]
-    if not shards:
-        raise FileNotFoundError(f"{folder} holds no shard: run data/build/corpus.py first")
-    corpus = {"kinds": np.concatenate([s["kinds"] for s in shards])}
-    for side in ("prompt", "answer"):
-        corpus[side + "s"] = np.concatenate([s[side + "s"] for s in shards])
-        base = np.cumsum([0] + [len(s[side + "s"]) for s in shards[:-1]])
-        corpus[side + "_ends"] = np.concatenate([s[side + "_ends"] + b for s, b in zip(shards, base, strict=True)])
-        corpus[side + "_lengths"] = np.diff(corpus[side + "_ends"], prepend=0)
-    return corpus
-
-
-def plan(lengths: np.ndarray, seed: int, buckets: dict) -> list:
-    """One epoch: [(bucket length, example indices)], in a shuffled order that the seed fixes."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(lengths))
-    edges = np.array(sorted(buckets))
-    bucket = edges[np.searchsorted(edges, lengths[order])]
-    batches = []
-    for edge in edges:
-        inside = order[bucket == edge]
-        size = buckets[int(edge)]
-        batches += [(int(edge), inside[i:i + size]) for i in range(0, len(inside) - size + 1, size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def collate(corpus: dict, rows: np.ndarray, length: int, device) -> dict:
-    """Padded tensors: input_ids, attention_mask [batch, length], labels [batch, answer] with -100."""
-    ids = np.zeros((len(rows), length), np.int64)
-    longest = int(corpus["answer_lengths"][rows].max())
-    labels = np.full((len(rows), -(-longest // 32) * 32), -100, np.int64)
-    for i, row in enumerate(rows):
-        for out, side in ((ids, "prompt"), (labels, "answer")):
-            n, end = corpus[side + "_lengths"][row], corpus[side + "_ends"][row]
-            out[i, :n] = corpus[side + "s"][end - n:end]
-    ids, labels = torch.from_numpy(ids).to(device), torch.from_numpy(labels).to(device)
-    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels}
 
 
 def rate(step: int, steps: int, peak: float) -> float:
@@ -187,7 +145,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--out", type=Path, default=OUT / "run")
     parser.add_argument("--steps", type=int, nargs="+", default=[n for n, _ in STEPS.values()], help="of each stage")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-scale", type=int, default=1, help="times the batch sizes of BUCKETS")
+    parser.add_argument("--batch-scale", type=int, default=1, help="times the batch sizes of batching.BUCKETS")
     parser.add_argument("--save-every", type=int, default=250)
     parser.add_argument("--compile", action="store_true",
                         help="about 1.5 times as fast, after two minutes of compiling; needs a C++ compiler")
@@ -214,11 +172,11 @@ def main(arguments: list[str] | None = None):
 
 def train_stage(args, stage, start, steps, first, peak, model, optimizer, device, dtype):
     """Trains one stage, from its step `first` to `steps`; `start` steps of earlier stages went before."""
-    corpus = read_corpus(args.corpus / stage)
-    buckets = {k: v * args.batch_scale for k, v in BUCKETS.items()}
+    corpus = batching.read_corpus(args.corpus / stage)
+    buckets = {k: v * args.batch_scale for k, v in batching.BUCKETS.items()}
     batches, epoch = [], 0
     while len(batches) < steps:
-        batches += plan(corpus["prompt_lengths"], args.seed + epoch, buckets)
+        batches += batching.plan(corpus["prompt_lengths"], args.seed + epoch, buckets)
         epoch += 1
     if dtype == torch.bfloat16:
         cast = lambda: torch.autocast(device.type, torch.bfloat16)  # noqa: E731
@@ -230,7 +188,7 @@ def train_stage(args, stage, start, steps, first, peak, model, optimizer, device
     started, seen, tokens, losses = time.time(), 0, 0, {}
     for step in range(first, steps):
         length, rows = batches[step]
-        batch = collate(corpus, rows, length, device)
+        batch = batching.collate(corpus, rows, length, device)
         with cast():
             by_token = losses_of(model, **batch)
         lengths = (batch["labels"] != -100).sum(1)
