@@ -228,6 +228,13 @@ def test_a_step_holds_what_the_formula_says(tiny, pairs, adapt):
     assert found["peak"] >= found["weights"] + found["gradients"] + found["optimizer"]
 
 
+def test_the_peak_of_a_step_counts_the_moments_that_later_steps_find(tiny, pairs):
+    full, adapted = (memory.of_a_step(m, tiny[1], pairs[:4])
+                     for m in (copy.deepcopy(tiny[0]), adapters.add_adapter(tiny[0], LORA)))
+    spared = sum(full[part] - adapted[part] for part in ("optimizer", "saved"))
+    assert full["peak"] - adapted["peak"] > 0.9 * spared > 40
+
+
 @pytest.mark.parametrize("lab", sorted(p.name for p in (ROOT / "labs").glob("02_*.ipynb")))
 def test_lab_2_claims_no_gain_where_nothing_was_learned(lab, tmp_path, monkeypatch):
     """The whole notebook at learning rate 0 and small sizes: every gain must vanish."""

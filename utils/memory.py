@@ -1,5 +1,6 @@
 """What one training step holds in memory, counted tensor by tensor on any device."""
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -31,9 +32,9 @@ class LiveMemory(TorchDispatchMode):
 
 
 def of_a_step(model, tokenizer, pairs: Sequence[Pair], *, dtype=torch.float32) -> dict[str, float]:
-    """Takes one training step and measures in MB (2**20 bytes): weights, gradients, optimizer, saved
-    (what the forward pass keeps for the backward pass) and the step's peak, weights included. Moves
-    the weights a little: pass a copy."""
+    """Takes two training steps and measures the second, which finds the optimizer's moments in place as all
+    later ones do. In MB (2**20 bytes): weights, gradients, optimizer, saved (what the forward pass keeps for
+    the backward pass) and the step's peak, all of them included. Moves the weights a little: pass a copy."""
     device, start = next(model.parameters()).device, model.config.decoder_start_token_id
     trained = [p for p in model.parameters() if p.requires_grad]
     weights = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.parameters()}
@@ -48,14 +49,20 @@ def of_a_step(model, tokenizer, pairs: Sequence[Pair], *, dtype=torch.float32) -
     made = collate(encode(tokenizer, pairs), tokenizer.pad_token_id, start)
     made = {k: v.to(device) for k, v in made.items()}
     labels = made.pop("labels")
-    with LiveMemory(set(weights)) as watched:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), \
-                torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+
+    def step(watch):
+        optimizer.zero_grad(set_to_none=True)
+        with watch, torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             loss = token_loss(model(**made), labels)
         loss.backward()
         optimizer.step()
+
+    step(contextlib.nullcontext())
     moments = [t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t) and t.dim()]
+    held = weights | {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in moments}
+    with LiveMemory(set(held)) as watched:
+        step(torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t))
     report = {"weights": sum(weights.values()), "gradients": sum(p.grad.nbytes for p in trained),
               "optimizer": sum(t.nbytes for t in moments), "saved": sum(saved.values()),
-              "peak": watched.peak + sum(weights.values())}
+              "peak": watched.peak + sum(held.values())}
     return {name: value / 2**20 for name, value in report.items()}
