@@ -205,6 +205,12 @@ def test_interval_covers_the_truth_about_95_times_in_100():
     assert 180 <= hits <= 199
 
 
+def test_a_share_has_an_interval_even_where_all_are_right():
+    assert metrics.share([True] * 50) == pytest.approx((100, 92.9, 100), abs=0.05)
+    percent, low, high = metrics.share(np.arange(40) < 10)
+    assert percent == 25 and 10 < low < 20 and 35 < high < 45
+
+
 def test_interval_over_runs_is_wider_where_runs_disagree():
     rng = np.random.default_rng(1)
     base = rng.normal(0, 1, 300)

@@ -23,8 +23,8 @@ def claim(profile, lab: int, name: str, value, *, n: int, unit: str, control: st
     path = Path(profile.out) / "claims" / f"{lab:02d}.json"
     rows = [r for r in read_claims(path) if r["claim"] != name] + [row]
     write_claims(path, rows)
-    mean, low, high = map(shown, (mean, low, high))
-    print(f"{name}: {mean} [{low}, {high}] {unit} (n = {n}, control: {control})")
+    band = f" [{shown(low)}, {shown(high)}]" if isinstance(value, tuple) else ""
+    print(f"{name}: {shown(mean)}{band} {unit} (n = {n}, control: {control})")
 
 
 def shown(number: float) -> str:

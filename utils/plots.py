@@ -48,7 +48,8 @@ def distribution(ax, tokens: list[str], probabilities, label: str | None = None,
 
 def live_curves(names: list[str], every: int = 5, columns: int = 4):
     """A figure with a panel for each name, redrawn while a training runs, and the function that feeds
-    it: add(run, record) takes a line's label and one step's values; add() draws a last time."""
+    it: add(run, record) takes a line's label and one step's values; add() draws a last time. Runs of
+    several conditions ("leash on, seed 1") have one colour a condition, else each run has its own."""
     from IPython.display import display
 
     fig, axs = plt.subplots(-(-len(names) // columns), columns, figsize=(12, 2.3 * -(-len(names) // columns)),
@@ -61,12 +62,17 @@ def live_curves(names: list[str], every: int = 5, columns: int = 4):
             seen.setdefault(run, []).append(record)
             if (record["step"] + 1) % every:
                 return
+        conditions = {label: label.rpartition(", seed")[0] for label in seen}
+        groups = conditions if len(set(conditions.values())) > 1 else {label: label for label in seen}
+        colors = {group: f"C{i}" for i, group in enumerate(dict.fromkeys(groups.values()))}
         for ax, name in zip(axs.flat, names, strict=False):
             ax.clear()
             ax.set_title(name.replace("_", " "), fontsize=9)
             ax.set_xlabel("step", fontsize=7)
             for label, records in seen.items():
-                ax.plot([r["step"] for r in records], [r[name] for r in records], label=label)
+                ax.plot([r["step"] for r in records], [r[name] for r in records], color=colors[groups[label]])
+            for group, color in colors.items():
+                ax.plot([], [], color=color, label=group)
         axs[0, 0].legend(fontsize=7)
         if handle is not None:  # there is none outside a notebook
             handle.update(fig)
