@@ -15,9 +15,9 @@ project = html_title = "LLM Course Labs"
 copyright = "text CC BY 4.0, code Apache 2.0"
 root_doc = "README"
 include_patterns = ["README.md", "CONTRIBUTING.md", "labs/*.ipynb", "labs/*.md", "data/README.md",
-                    "data/models/tiny/README.md"]
+                    "data/models/tiny/README.md", "data/models/judge/README.md"]
 CHAPTERS = {"Labs": "labs/[0-9]*", "For instructors": "labs/[A-Z]*",
-            "Reference": "data/README\ndata/models/tiny/README\nCONTRIBUTING"}
+            "Reference": "data/README\ndata/models/tiny/README\ndata/models/judge/README\nCONTRIBUTING"}
 
 extensions = ["myst_nb", "sphinx_revealjs"]
 myst_enable_extensions = ["dollarmath"]
