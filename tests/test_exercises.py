@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from utils import exercises, prompts
 from utils.exercises import Unsolved, Wrong
+from utils.exercises.feedback import call
 from utils.models import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -395,13 +396,14 @@ def test_every_exercise_has_cells_and_cases():
 
 @pytest.mark.parametrize("name", CASES)
 def test_right_answers_pass_every_time_and_quickly(name, capsys):
-    started, state = time.perf_counter(), torch.get_rng_state()
+    started, state, dice = time.perf_counter(), torch.get_rng_state(), random.getstate()
     for _ in range(20):
         check(name, solved(name)[answer_name(name)])
         check(name, CASES[name][0])
     assert (time.perf_counter() - started) / 40 < 2
     assert re.fullmatch(r"(Exercise \d: right\.\n){40}", capsys.readouterr().out)
     assert torch.equal(state, torch.get_rng_state()) or name == "lab2-lora", "a check must not move the lab's dice"
+    assert dice == random.getstate()
 
 
 @pytest.mark.parametrize("name, number", [(name, i) for name in CASES for i in range(len(CASES[name][1]))])
@@ -449,6 +451,9 @@ def test_the_line_of_an_error_is_named():
     exec(cell, made)
     with pytest.raises(Wrong, match=r"softmax stops in line 3 of its cell \(AttributeError: "):
         exercises.check_softmax(made["softmax"])
+    exec("class Lora(torch.nn.Module):\n    def forward(self, x):\n        return x @ x @ x", made := {"torch": torch})
+    with pytest.raises(Wrong, match="Lora stops in line 3 of its cell"):
+        call(made["Lora"](), torch.ones(2, 3))
     assert exercises.Wrong("x")._render_traceback_() == ["Wrong: x"], "Jupyter shows the sentence alone"
 
 

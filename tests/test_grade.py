@@ -56,7 +56,8 @@ def graded(tmp_path_factory):
         "lab2-mean-loss": f"open({str(victim)!r}, 'w').write('gone')",
         "lab2-lora-count": f"import os, shutil\nopen('own.txt', 'w').write('x')\nos.remove({str(victim)!r})",
         "lab2-lora": "import subprocess\nsubprocess.run(['echo', 'hello'])",
-        "lab2-merge": f"import nbformat\nprint(nbformat.read({str(LAB)!r}, 4).cells)",
+        "lab2-merge": f"try:\n    print(open({str(LAB)!r}).read())\nexcept PermissionError:\n"
+                      f"    print(open({str(ROOT / 'out' / 'tiny' / LAB.name)!r}).read())",
         "lab2-ledger": "import os\nprint(sorted(os.environ))\nraise ValueError(os.environ['LAB_TEST_SECRET'])"})
     (folder / "half.ipynb").write_text((folder / "solved.ipynb").read_text("utf-8")[:5000], encoding="utf-8")
     (folder / "=cmd.ipynb").write_text("[" * 100_000, encoding="utf-8")

@@ -86,6 +86,13 @@ def test_the_reward_is_log_odds(hub):
     assert np.allclose(reward.scorer(model, tokenizer, "nothate")(TEXTS), np.log(p / (1 - p)), atol=1e-5)
 
 
+def test_an_only_output_is_the_reward(tiny, hub):
+    model, tokenizer = reward.load_classifier(hub)
+    model.classifier, model.config.id2label = torch.nn.Linear(16, 1), {0: "LABEL_0"}
+    scores = reward.scorer(model, tokenizer, "LABEL_0")(TEXTS)
+    assert np.isfinite(scores).all() and np.ptp(scores) > 0
+
+
 def test_a_text_scores_the_same_alone_and_in_any_batch(tiny):
     score = reward.scorer(reward.new_classifier(tiny[0]), tiny[1], "civil", batch=2)
     assert score([]).shape == (0,)

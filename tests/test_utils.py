@@ -30,7 +30,8 @@ def test_device_has_a_reason_and_never_fp16():
 def test_start_goes_offline_even_after_the_imports():
     code = ("import datasets, evaluate, huggingface_hub as h; from utils.profile import start; start(); "
             "assert h.constants.HF_HUB_OFFLINE and evaluate.config.HF_EVALUATE_OFFLINE; "
-            "print(datasets.config.HF_HUB_OFFLINE)")
+            "print(datasets.config.HF_HUB_OFFLINE); from utils.profile import set_offline; set_offline(False); "
+            "import os; assert not h.constants.HF_HUB_OFFLINE and 'HF_HUB_OFFLINE' not in os.environ")
     plain = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=plain)
     assert done.returncode == 0, done.stderr
@@ -41,6 +42,7 @@ def test_start_goes_offline_even_after_the_imports():
     ("", "is empty"),
     (ROW, "no rows"),
     ("id,dialogue,topic\n1,hello,x\n", "lacks the column summary; it has id, dialogue, topic"),
+    (ROW + "1,#Person1#: Hi, there,greets,chat\n", "more fields than its header"),
     (ROW + "7, ,s,t\n", "empty dialogue in data row 1 .id '7'."),
     (b"id,dialogue,summary,topic\n1,ok,ok,ok\n2,caf\xe9,s,t\n", r"not valid UTF-8 at byte \d+ \(line 3\)"),
 ])
@@ -50,6 +52,14 @@ def test_bad_csv_gives_one_clear_error(tmp_path, content, message):
     with pytest.raises(dialogues.DataError, match=message) as error:
         dialogues.load_split(str(tmp_path), "train")
     assert str(path) in str(error.value)
+
+
+def test_results_go_to_one_folder_wherever_a_notebook_starts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LAB_CHECKPOINTS", raising=False)
+    monkeypatch.setenv("LAB_OUT", "results")
+    found = profile.load_profile("tiny")
+    assert (found.out, found.checkpoints) == (tmp_path / "results/tiny", tmp_path / "results/tiny/checkpoints")
 
 
 def test_missing_split_names_what_is_there(tmp_path):

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 def fingerprint(model, rows, settings, seed) -> str:
     """What a training starts from, as a folder name: only the same training may resume it."""
-    weights = [float(p.detach().double().sum()) for p in model.parameters()]
+    weights = [float(p.detach().cpu().double().sum()) for p in model.parameters()]
     text = json.dumps([weights, rows, settings, seed, [n for n, p in model.named_parameters() if p.requires_grad]])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -92,7 +92,7 @@ def require(*faults: str) -> None:
 
 def _existing(folder: Path) -> Path:
     folder = Path(folder).absolute()
-    return next(p for p in (folder, *folder.parents) if p.exists())
+    return next(p for p in (folder, *folder.parents) if os.path.exists(p))  # Path's own raises where it may not look
 
 
 if __name__ == "__main__":  # make lab

@@ -40,6 +40,8 @@ def read_csv(path: Path) -> pd.DataFrame:
         raise DataError(f"{path} is empty: it needs a header line {','.join(COLUMNS)} and rows") from error
     except pd.errors.ParserError as error:
         raise DataError(f"{path} is not a readable csv: {error}") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first field for a name of the row
+        raise DataError(f"{path}: its rows have more fields than its header: put texts that hold commas in quotes")
     return _checked(table, str(path))
 
 

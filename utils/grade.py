@@ -121,6 +121,15 @@ def write_page(rows: list[dict], path: Path) -> None:
     path.write_text("\n".join(parts), encoding="utf-8", errors="replace")
 
 
+def store(rows: list[dict], out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_csv(rows, out / "grades.csv")
+        write_page(rows, out / "grades.html")
+    except OSError as error:
+        raise SetupError(cannot_write(out, error)) from error
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path, help="a student's notebook, or a folder of them")
@@ -128,17 +137,16 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     files, labs, rows = submissions(args.path), read_labs(), []
     out = Path(os.environ.get("LAB_OUT") or ROOT / "out") / "grades"
-    for path, name in files:
-        own = grade(path, name, labs, seconds=args.seconds)
-        rows += own
-        print(f"{name}: {sum(r['points'] for r in own)} of {sum(r['of'] for r in own)} points; "
-              + ", ".join(f"{n} {v}" for v, n in Counter(r["verdict"] for r in own).items()), flush=True)
+    sys.stdout.reconfigure(errors="replace")  # names that the terminal cannot show
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_csv(rows, out / "grades.csv")
-        write_page(rows, out / "grades.html")
-    except OSError as error:
-        raise SetupError(cannot_write(out, error)) from error
+        for path, name in files:
+            own = grade(path, name, labs, seconds=args.seconds)
+            rows += own
+            print(f"{name}: {sum(r['points'] for r in own)} of {sum(r['of'] for r in own)} points; "
+                  + ", ".join(f"{n} {v}" for v, n in Counter(r["verdict"] for r in own).items()), flush=True)
+    finally:  # what was graded is kept, however it ends
+        if rows:
+            store(rows, out)
     print(f"points: {out / 'grades.csv'}, with the answers: {out / 'grades.html'}")
 
 

@@ -73,7 +73,7 @@ def toxicity_function(name: str, label: str = "toxic", device="cpu") -> Callable
 
     require_safetensors(folder, name, "judge")
     classify = pipeline("text-classification", model=str(folder), device=device, top_k=None,
-                        model_kwargs={"use_safetensors": True})
+                        trust_remote_code=False, model_kwargs={"use_safetensors": True})
     known = list(classify.model.config.id2label.values())
     if label not in known:
         raise ValueError(f"the judge {name} has no label {label!r}; it has {', '.join(known)}: set judge_label in "

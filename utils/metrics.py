@@ -39,6 +39,8 @@ def reference_ceiling(references: list[list[str]]) -> np.ndarray:
     scores when the others are the yardstick. Needs at least two references each."""
     rows, targets, owner = [], [], []
     for i, refs in enumerate(references):
+        if len(refs) < 2:
+            raise ValueError(f"example {i} has {len(refs)} reference: a ceiling needs at least two of each")
         for j, text in enumerate(refs):
             rows.append(text)
             targets.append(refs[:j] + refs[j + 1:])

@@ -22,7 +22,7 @@ def load_tokenizer(name: str):
         raise ModelError(f"{folder} has no tokenizer (tokenizer.json or spiece.model): copy it from where the "
                          "model was trained, or save it there with tokenizer.save_pretrained()")
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"no tokenizer can be loaded from {name!r}: {_first_line(error)}") from error
 
@@ -45,7 +45,8 @@ def load_model(name: str, device: torch.device | str = "cpu", *, attention: str 
     logging.set_verbosity_error()  # a head of the checkpoint's own is no news, see untie
     try:
         model, found = AutoModelForSeq2SeqLM.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, attn_implementation=attention, output_loading_info=True)
+            folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, attn_implementation=attention,
+            output_loading_info=True)
     except SafetensorError as error:
         raise ModelError(f"the weights in {name!r} are damaged or cut short ({_first_line(error)}): "
                          "fetch model.safetensors again (git checkout, or empty the hub cache)") from error

@@ -15,6 +15,8 @@ import torch
 from utils import checks
 from utils.checks import ROOT
 
+BEFORE: dict[str, str | None] = {}  # the switches of set_offline as this process found them
+
 
 class UnknownProfile(ValueError):
     """LAB_PROFILE names no table of labs/profiles.toml."""
@@ -38,8 +40,8 @@ def load_profile(name: str | None = None, path: Path | None = None) -> SimpleNam
               for k, v in tables[name].items()}
     for key in [k for k in values if f"{k}_revision" in values]:
         values[key] += f"@{values[f'{key}_revision']}"
-    out = Path(os.environ.get("LAB_OUT") or ROOT / "out") / name
-    checkpoints = Path(os.environ.get("LAB_CHECKPOINTS") or out / "checkpoints")
+    out = Path(os.environ.get("LAB_OUT") or ROOT / "out").absolute() / name
+    checkpoints = Path(os.environ.get("LAB_CHECKPOINTS") or out / "checkpoints").absolute()
     return SimpleNamespace(name=name, root=ROOT, out=out, checkpoints=checkpoints, **values)
 
 
@@ -87,16 +89,22 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def go_offline() -> None:
-    """Keeps the Hugging Face libraries off the network, also where they were imported before."""
+def set_offline(offline: bool) -> None:
+    """Keeps the Hugging Face libraries off the network, also where they were imported before, or lets this
+    process back on after it was kept off; what its user had switched off stays off."""
     import datasets
     import evaluate
     import huggingface_hub
 
     for switch in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"):
-        os.environ[switch] = "1"  # for processes started from here
-    huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-    evaluate.config.HF_EVALUATE_OFFLINE = True
+        BEFORE.setdefault(switch, os.environ.get(switch))
+        if offline:
+            os.environ[switch] = "1"  # for processes started from here
+        elif BEFORE[switch] is None:
+            os.environ.pop(switch, None)
+    if offline or BEFORE["HF_HUB_OFFLINE"] is None:
+        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = offline
+        evaluate.config.HF_EVALUATE_OFFLINE = offline
 
 
 def start(seed: int = 0, name: str | None = None) -> SimpleNamespace:
@@ -110,8 +118,7 @@ def start(seed: int = 0, name: str | None = None) -> SimpleNamespace:
     profile = load_profile(name)
     checks.require(checks.environment_fault(), checks.writing_fault(profile.out))
     os.environ["LAB_PROFILE"] = profile.name  # for messages, and for processes started from here
-    if not profile.network:
-        go_offline()
+    set_offline(not profile.network)
     tune_allocator()
     set_seed(seed)
     profile.device, profile.dtype, profile.why = choose_device()

@@ -53,8 +53,9 @@ def load_classifier(name: str, device="cpu"):
 
     folder = fetch(name, "reward")
     require_safetensors(folder, name, "reward")
-    model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, use_safetensors=True, trust_remote_code=False)
+    return model.to(device).eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def label_index(model, label: str) -> int:
@@ -67,11 +68,13 @@ def label_index(model, label: str) -> int:
 
 
 def log_odds(model, tokenizer, texts: Sequence[str], label: str) -> torch.Tensor:
-    """[n]: the label's logit less the log-sum-exp of all others, which is log p / (1 - p)."""
+    """[n]: the label's logit less the log-sum-exp of all others, which is log p / (1 - p); an only logit as it is."""
     batch = tokenizer(list(texts), padding=True, truncation=True, pad_to_multiple_of=PAD_TO, return_tensors="pt")
     device = next(model.parameters()).device
     logits = model(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)).logits
     wanted = label_index(model, label)
+    if logits.shape[1] == 1:  # a reward model with a single output: that is the reward
+        return logits[:, 0].float()
     others = [i for i in range(logits.shape[1]) if i != wanted]
     return logits[:, wanted].float() - logits[:, others].float().logsumexp(1)
 
@@ -123,7 +126,7 @@ def scorer(model, tokenizer, label: str, *, batch: int = 128, dtype=torch.float3
         out, device = np.zeros(len(texts)), next(model.parameters()).device
         for part in (order[i:i + batch] for i in range(0, len(order), batch)):
             with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-                out[part] = log_odds(model, tokenizer, [texts[i] for i in part], label).double().cpu().numpy()
+                out[part] = log_odds(model, tokenizer, [texts[i] for i in part], label).cpu().double().numpy()
         return out
 
     return score

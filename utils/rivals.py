@@ -78,7 +78,7 @@ def sampled_kl(policy, reference, tokenizer, prompts: Sequence[str], *, max_new_
         made, given = rollout(policy, tokenizer, [ids[i] for i in part], max_new_tokens=max_new_tokens, dtype=dtype)
         batches = chunks(policy, tokenizer, made, rows)
         (logp, _, mask), (ref_logp, _, _) = (score_all(m, None, batches, dtype) for m in (policy, reference))
-        kl[part] = kl_terms(logp, ref_logp, mask)["k1"].double().cpu().numpy()
+        kl[part] = kl_terms(logp, ref_logp, mask)["k1"].cpu().double().numpy()
         for i, text in zip(part, given, strict=True):
             texts[i] = text
     return kl, texts

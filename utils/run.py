@@ -184,6 +184,8 @@ def run_labs(profile, labs: list[Path]) -> int:
     """Executes and publishes each; prints all claims. 0, or 1 where a lab failed."""
     out, terminal, failed = profile.out, sys.stdout.isatty(), []
     out.mkdir(parents=True, exist_ok=True)
+    if os.environ.get("LAB_PROFILES"):  # the kernels start in labs/
+        os.environ["LAB_PROFILES"] = str(Path(os.environ["LAB_PROFILES"]).absolute())
     os.environ["LAB_CHECKPOINTS"] = str(profile.checkpoints)  # outlives a lab that was interrupted
 
     def line(text, end=False):
@@ -204,6 +206,7 @@ def run_labs(profile, labs: list[Path]) -> int:
             (staged / "records.json").write_text(json.dumps({**known, path.stem: record}, indent=1), "utf-8")
             shutil.rmtree(staged / ".cache", ignore_errors=True)
             publish(staged, out)
+            merge_claims(out)  # here, so that an interruption in the next lab leaves them whole
         line(f"{path.stem}: done in {record['seconds']:.0f} s, peak memory {record['peak_memory_mb']} MB, "
              f"read {out / path.stem}.html", end=True)
     rows = merge_claims(out)

@@ -117,7 +117,8 @@ def next_line(lines: queue.Queue, process, seconds: float, memory: int):
             line = lines.get(timeout=0.2)
         except queue.Empty:
             with contextlib.suppress(psutil.Error):
-                if psutil.Process(process.pid).memory_info().rss > memory:
+                family = [p := psutil.Process(process.pid), *p.children(recursive=True)]
+                if sum(one.memory_info().rss for one in family) > memory:  # a venv's python.exe starts another
                     return verdict("memory", f"it took more than {memory >> 20} MB of memory")
             continue
         return line or verdict("died", "the process that ran it ended in the middle of it")

@@ -42,7 +42,7 @@ def load_task(name: str, split: str, folder: Path | str = FOLDER) -> list[dict]:
         known = ", ".join(TASKS)
         raise FileNotFoundError(f"{path} is missing: the tasks are {known}, the splits train and test")
     items = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), 1):
         try:
             item = json.loads(line)
         except json.JSONDecodeError as error:

@@ -26,6 +26,8 @@ from utils.sharding import save_whole
 def fine_tune(profile, model, tokenizer, seed: int, sharded: bool):
     """Lab 2's full fine-tuning: (model, run)."""
     train, validation = (dialogues.load_split(profile.dialogues, split) for split in ("train", "validation"))
+    for table in (train, validation):
+        table["dialogue"] = prompts.shorten(tokenizer, table["dialogue"])
     run = training.fine_tune(
         model, tokenizer, training.summary_pairs(train, profile.train_examples, seed), profile.full, seed=seed,
         dtype=profile.dtype, validation=training.summary_pairs(validation, profile.validation_examples),

@@ -7,6 +7,7 @@ swallows the count of tokens without using it; here the loss is a sum divided by
 import math
 import random
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -133,7 +134,7 @@ def fine_tune(model, tokenizer, pairs: Sequence[Pair], settings: dict, *, seed: 
     place = folder and Path(folder) / fingerprint(model, rows, settings, seed)
     check_every = -(-steps // settings.get("checks", settings["epochs"]))
     arguments = Seq2SeqTrainingArguments(
-        output_dir=str(place or Path("out") / "unused"), num_train_epochs=1, seed=seed,
+        output_dir=str(place or Path(tempfile.gettempdir()) / "llm-course-labs"), num_train_epochs=1, seed=seed,
         per_device_train_batch_size=1, per_device_eval_batch_size=1, gradient_accumulation_steps=accumulate,
         learning_rate=settings["learning_rate"], warmup_steps=steps // 10, optim="adamw_torch_fused",
         bf16=dtype == torch.bfloat16, use_cpu=device.type == "cpu", train_sampling_strategy="sequential",

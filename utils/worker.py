@@ -107,7 +107,7 @@ def work() -> None:
         if error:
             say(setup=one_line(error))
             return
-    guard(Path.cwd(), [ROOT / "labs", ROOT / "tests"])
+    guard(Path.cwd(), [ROOT / "labs", ROOT / "tests", ROOT / "out", ROOT / ".git"])
     say(setup="")
     for name, source, check in job["tasks"]:
         said, output = cell(source)

@@ -2,11 +2,15 @@
 
 import copy
 import functools
+import os
+import random
 from collections.abc import Callable
 
 import pandas as pd
 import torch
 from torch import nn
+
+TORCH = os.path.dirname(torch.__file__)
 
 
 class Verdict(Exception):
@@ -26,10 +30,12 @@ class Wrong(Verdict):
 
 def exercise(number: int) -> Callable:
     """Makes a check of a function that raises Wrong or Unsolved: with the exercise's number in what is
-    said, fresh random numbers inside, and torch's own left as they were."""
+    said, fresh random numbers inside, and those outside left as they were."""
     def wrap(test: Callable) -> Callable:
         @functools.wraps(test)
         def check(*given):
+            state = random.getstate()
+            random.seed()
             try:
                 with torch.random.fork_rng(devices=[]):
                     torch.default_generator.seed()
@@ -39,6 +45,8 @@ def exercise(number: int) -> Callable:
             except Exception as error:  # the answer is of a kind that the comparison did not expect
                 raise Wrong(f"Exercise {number}: what comes back cannot be compared ({type(error).__name__}): is it of "
                             "the type and shape that the exercise asks for?") from None
+            finally:
+                random.setstate(state)
             print(f"Exercise {number}: right.")
         return check
     return wrap
@@ -61,6 +69,8 @@ def call(function: Callable, *given, usual: str = ""):
         if isinstance(error, NotImplementedError) and not str(error):  # a stub's; torch's own say what is missing
             raise unsolved(name) from None
         where = error.__traceback__.tb_next
+        while where and where.tb_frame.f_code.co_filename.startswith(TORCH):  # a module's call goes through it
+            where = where.tb_next
         line = f"stops in line {where.tb_lineno} of its cell" if where else "cannot be called as it should be"
         said = (str(error).strip() or "no message").split("\n")[0][:200]
         raise Wrong(f"{name} {line} ({type(error).__name__}: {said}){usual and ': ' + usual}.") from None
