@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -83,10 +84,10 @@ def test_the_exported_model_is_the_mean_of_the_last_two_stages(small_corpus, tmp
     monkeypatch.setattr(batching, "BUCKETS", {768: 4})
     target, run = tmp_path / "model", tmp_path / "run"
     shutil.copytree(pretrain.MODEL, target, ignore=shutil.ignore_patterns("*.safetensors"))
-    pretrain.main(["--corpus", str(small_corpus), "--out", str(run), "--steps", "1", "1", "1"])
+    pretrain.main(["--corpus", str(small_corpus), "--out", str(run), "--steps", "1", "1", "1", "1"])
     with pytest.raises(FileNotFoundError, match="settling.safetensors missing: finish the run first"):
         pretrain.export(run, target, SMALL)
-    pretrain.main(["--corpus", str(small_corpus), "--out", str(run), "--steps", "1", "1", "1", "3"])
+    pretrain.main(["--corpus", str(small_corpus), "--out", str(run), "--steps", "1", "1", "1", "1", "3"])
     pretrain.export(run, target, SMALL)
     before, after = (load_file(run / f"{stage}.safetensors")["shared.weight"] for stage in ("doubts", "settling"))
     found = load_file(target / "model.safetensors")["shared.weight"]
@@ -146,6 +147,16 @@ def test_an_explained_label_stands_for_the_sentiment_that_it_is_said_to(monkeypa
         item = episodes.explained(episodes.label_item({}, rng, 4, sentiment=True), rng)
         for review, label in [*item["shots"], (item["input"], item["target"])]:
             assert f"{label} if it is {review}" in item["instruction"]
+
+
+def test_the_matching_stage_mostly_asks_for_what_stands_beside_an_input_met_before():
+    import random
+
+    world, rng = grammar.load(), random.Random(7)
+    drawn = [episodes.episode(world, rng, frozenset(), "matching")[:2] for _ in range(300)]
+    asked = [prompt.split("\n\n")[-1] for _, prompt in drawn]
+    again = np.mean([prompt.count(last) > 1 for (_, prompt), last in zip(drawn, asked, strict=True)])
+    assert {kind for kind, _ in drawn} == {"task", "labels", "fields"} and 0.4 < again < 0.6
 
 
 def test_one_example_of_the_last_stage_leaves_open_whether_another_outcome_is_told():

@@ -31,24 +31,27 @@ LABELS = ("dax", "blick", "zup", "wug", "fep", "toma", "kiki", "bouba", "lorp", 
 SENTIMENTS = ("negative", "positive")
 CLASSES = ("first_name", "city", "day", "month", "color", "relative", "small_number", "low_price", "street")
 KINDS = ("headline", "aspect", "style", "reference", "task", "task_shots", "labels", "fields")
-# Training has four stages. The first teaches to write. In the second the reference's style becomes one
-# among many that look alike, so that examples have to be read; in the third it does not occur, one example
-# leaves more open, labels are made up for sentiments more often, and words that nobody has seen have to be
-# copied. The fourth goes on with the third, but styles that tell everything are rarer. For each stage: shares
-# of the kinds of episode, of the numbers of examples before a summary, of tasks; grammar.random_style's doubts.
+# Training has five stages. The first teaches to write, the second to find an input again among examples and
+# give what stands beside it. In the third the reference's style becomes one among many that look alike, so that
+# examples have to be read; in the fourth it does not occur, one example leaves more open, labels are made up for
+# sentiments more often, and words that nobody has seen have to be copied. The fifth goes on with the fourth, but
+# styles that tell everything are rarer. For each stage: shares of the kinds of episode, of the numbers of
+# examples before a summary, of tasks; grammar.random_style's doubts.
 TASK_SHARES = {"translation": 22, "qa": 22, "entities": 16, "tool_call": 12, "code": 10, "reply": 10, "sentiment": 8}
 MORE_REPLIES = {**TASK_SHARES, "translation": 20, "qa": 20, "entities": 14, "reply": 18, "sentiment": 6}
 STAGES = {
     "skills": ((12, 3, 26, 16, 28, 3, 7, 5), {1: 62, 2: 18, 3: 12, 4: 5, 5: 3}, TASK_SHARES, None),
+    "matching": ((0, 0, 0, 0, 25, 0, 60, 15), {1: 1}, TASK_SHARES, None),
     "styles": ((9, 2, 34, 2, 25, 3, 18, 7), {1: 46, 2: 22, 3: 18, 4: 8, 5: 6}, TASK_SHARES, None),
     "doubts": ((8, 3, 36, 0, 27, 3, 17, 6), {1: 34, 2: 24, 3: 23, 4: 11, 5: 8}, MORE_REPLIES, (25, 38, 37, 0.4)),
     "settling": ((8, 3, 36, 0, 27, 3, 17, 6), {1: 34, 2: 24, 3: 23, 4: 11, 5: 8}, MORE_REPLIES, (15, 43, 42, 0.3)),
 }
 STRANGERS = 0.25  # share of the episodes of the last two stages that hold words nobody has seen
-# Of the label episodes, in the first two stages and in the others: the share with a label for each example and the
-# query among them (matching made easy); of the others, the share that asks for one of its examples.
-DICTIONARIES, LOOKUPS = (0.5, 0.2), (0.3, 0.2)
-REVIEWS, EXPLAINED = 0.55, 0.3  # in the others: share of reviews, and of these that explains the labels
+# Of the label episodes: the share with a label for each example and the query among them (matching made easy); of
+# the others, the share that asks for one of its examples.
+DICTIONARIES = {"skills": 0.5, "matching": 0.75, "styles": 0.5, "doubts": 0.2, "settling": 0.2}
+LOOKUPS = {"skills": 0.3, "matching": 0.3, "styles": 0.3, "doubts": 0.2, "settling": 0.2}
+REVIEWS, EXPLAINED = 0.55, 0.3  # in the last two stages: share of reviews, and of these that explains the labels
 
 
 def dialogue_frame(world: dict, rng: random.Random, seen: frozenset) -> dict:
@@ -183,13 +186,13 @@ def plain_episode(world: dict, rng: random.Random, seen: frozenset, stage: str, 
         return kind, build(rng.choice(tasks.INSTRUCTIONS[name]), items[-1]["input"], pairs), items[-1]["target"]
     if kind == "fields":
         item = field_item(world, rng, rng.randint(1, 3))
-    elif rng.random() < DICTIONARIES[bool(doubts)]:
+    elif rng.random() < DICTIONARIES[stage]:
         item = dictionary_item(world, rng)
     else:
         sentiment = rng.random() < REVIEWS if doubts else None
         item = label_item(world, rng, rng.randint(2, 6), sentiment=sentiment)
         if sentiment and rng.random() < EXPLAINED:
             item = explained(item, rng)
-        elif rng.random() < LOOKUPS[bool(doubts)]:
+        elif rng.random() < LOOKUPS[stage]:
             item["input"], item["target"] = rng.choice(item["shots"])
     return kind, build(item["instruction"], item["input"], item["shots"], ANSWER_CUE), item["target"]

@@ -31,7 +31,7 @@ import grammar
 KINDS = episodes.KINDS
 MODEL = grammar.HERE.parent / "models" / "tiny"
 OUT = grammar.HERE.parent.parent / "out" / "build"
-STEPS = {"skills": (7000, 2e-2), "styles": (4500, 8e-3), "doubts": (9000, 7e-3),
+STEPS = {"skills": (7000, 2e-2), "matching": (2500, 1e-2), "styles": (4500, 8e-3), "doubts": (9000, 7e-3),
          "settling": (2000, 5e-3)}  # and peak learning rates
 LAST = 2 / 3  # the model is the mean of the last two stages' weights, with this weight on the last
 SHAPE = {"d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 3, "num_decoder_layers": 3, "num_heads": 4}
