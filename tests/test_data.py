@@ -120,6 +120,12 @@ def test_the_code_scorer_runs_nothing_dangerous(code):
     assert tasks.score("code", code, {"input": "", "target": "", "expected": "0"}) == 0
 
 
+def test_a_line_separator_inside_of_a_text_is_no_end_of_line(tmp_path):
+    (tmp_path / "qa").mkdir()
+    (tmp_path / "qa" / "test.jsonl").write_text('{"input": "a\u2028b", "target": "c\x85"}\n', encoding="utf-8")
+    assert tasks.load_task("qa", "test", tmp_path) == [{"input": "a\u2028b", "target": "c\x85"}]
+
+
 def test_judge_accuracy(root):
     judge = load_judge(root / "data" / "models" / "judge")
     for file, least in (("test.csv", 0.95), ("handwritten.csv", 0.90)):

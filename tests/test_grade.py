@@ -122,6 +122,22 @@ def test_what_is_no_submission_is_told_so(graded):
         assert row["verdict"] == "no submission" and said in row["message"], row
 
 
+def test_what_was_graded_is_kept_when_grading_is_interrupted(tmp_path, monkeypatch):
+    def stopped(path, name, labs, seconds):
+        if name == "b.ipynb":
+            raise KeyboardInterrupt
+        return [{"submission": name, "lab": "l", "exercise": "e", "points": 1, "of": 1, "verdict": "right",
+                 "message": "", "source": "", "output": ""}]
+
+    for name in ("a.ipynb", "b.ipynb"):
+        (tmp_path / name).write_text("{}")
+    monkeypatch.setattr(grade, "grade", stopped)
+    monkeypatch.setenv("LAB_OUT", str(tmp_path / "out"))
+    with pytest.raises(KeyboardInterrupt):
+        grade.main([str(tmp_path)])
+    assert "a.ipynb" in (tmp_path / "out" / "grades" / "grades.csv").read_text("utf-8")
+
+
 def test_answers_are_shown_as_text(tmp_path):
     row = {"submission": "<b>", "lab": "l", "exercise": "e", "points": 0, "of": 1, "verdict": "wrong",
            "message": "=1+1\ud800", "source": "<script>alert(1)</script>", "output": "</pre><script>"}
