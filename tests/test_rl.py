@@ -334,13 +334,22 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tokenizer, make, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         rl.align(victim, tokenizer, PROMPTS, likes("w7"), settings, seed=3, folder=tmp_path, callback=stop)
     [place] = tmp_path.iterdir()
-    assert [p.name for p in sorted(place.iterdir())] == ["step-000002", "step-000004"]
+    assert [p.name for p in sorted(place.glob("step*"))] == ["step-000002", "step-000004"]
     steps = []
     resumed = rl.align(again, tokenizer, PROMPTS, likes("w7"), settings, seed=3, folder=tmp_path,
                        callback=lambda record: steps.append(record["step"]))
     assert steps == [4, 5, 6] and plain(resumed.history) == plain(run.history)
     assert torch.equal(weights(again), weights(whole)) and torch.equal(resumed.head.weight, run.head.weight)
     assert not list(tmp_path.iterdir()), "a finished run leaves no checkpoint"
+
+
+def test_a_run_that_is_under_way_is_not_begun_twice(tokenizer, tmp_path):
+    def again(record):
+        with pytest.raises(RuntimeError, match="another process is at this same training .*stop it"):
+            rl.align(small(), tokenizer, PROMPTS, likes("w7"), SETTINGS, folder=tmp_path)
+
+    run = rl.align(small(), tokenizer, PROMPTS, likes("w7"), SETTINGS, folder=tmp_path, callback=again)
+    assert len(run.history) == SETTINGS["steps"]
 
 
 def test_a_damaged_checkpoint_is_named_and_another_run_is_not_taken_up(tokenizer, tmp_path, capsys):

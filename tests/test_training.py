@@ -144,6 +144,19 @@ def test_a_killed_training_goes_on_and_ends_the_same(tmp_path):
     assert resumed == whole and whole.startswith("RESULT") and whole.endswith(" 5")
 
 
+def test_a_training_that_is_under_way_is_not_begun_twice(pairs, tiny, tmp_path):
+    settings, refused = {"epochs": 1, "learning_rate": 1e-3, "batch": 8}, []
+
+    def collator(rows):
+        with pytest.raises(RuntimeError, match="another process is at this same training .*stop it"):
+            training.fine_tune(small(), tiny[1], pairs[:16], settings, folder=tmp_path)
+        refused.append(len(rows))
+        return training.collate(rows)
+
+    training.fine_tune(small(), tiny[1], pairs[:16], settings, folder=tmp_path, collator=collator)
+    assert refused == [8, 8]
+
+
 def test_a_half_written_checkpoint_is_named_and_skipped(pairs, tiny, tmp_path, capsys):
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 

@@ -3,9 +3,12 @@
 import hashlib
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 
@@ -14,6 +17,27 @@ def fingerprint(model, rows, settings, seed) -> str:
     weights = [float(p.detach().cpu().double().sum()) for p in model.parameters()]
     text = json.dumps([weights, rows, settings, seed, [n for n, p in model.named_parameters() if p.requires_grad]])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def alone_in(place: Path | None) -> Iterator[None]:
+    """Keeps a checkpoint folder for this process: a second one at the same training would overwrite and remove
+    its checkpoints. A killed process holds nothing. Raises RuntimeError where the folder is taken."""
+    if place is None:
+        yield
+        return
+    place.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place / "lock", timeout=0)
+    try:
+        with suppress(NotImplementedError):  # a file system without locks: nothing is held
+            lock.acquire()
+    except Timeout:
+        raise RuntimeError(f"another process is at this same training (checkpoints in {place}): let it end or stop it "
+                           "(the same lab in a second kernel?), then run this again") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
+from utils.checkpoints import alone_in
+
 
 def run_steps(policy, head, one_step: Callable, settings: dict, *, seed: int, place: Path | None, label: str,
               callback: Callable | None = None, accelerator=None) -> dict:
@@ -24,7 +26,8 @@ def run_steps(policy, head, one_step: Callable, settings: dict, *, seed: int, pl
     one_step calls learn(losses) for each optimizer step: losses yields (loss, where it comes from), and
     the gradients add up. All random numbers follow from seed and step, so a checkpoint needs none. With
     `place` one is stored there every settings["checkpoint_every"] steps, and removed at the end; where
-    there is one, the run goes on from it. Returns history and seconds. Raises FloatingPointError.
+    there is one, the run goes on from it. Returns history and seconds. Raises FloatingPointError, and
+    RuntimeError where another process is at the same run.
     """
     trained = {f"policy.{n}": p for n, p in policy.named_parameters() if p.requires_grad}
     trained |= {f"head.{n}": p for n, p in (head.named_parameters() if head else ())}
@@ -34,11 +37,7 @@ def run_steps(policy, head, one_step: Callable, settings: dict, *, seed: int, pl
         groups.append({"params": list(head.parameters()), "lr": settings["value_learning_rate"]})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
     policy.eval()
-    history = load_latest(place, trained, optimizer) if place else []
-    saved, main = len(history), not accelerator or accelerator.is_main_process
-    if accelerator and len(set(gather_object([saved]))) > 1:
-        raise RuntimeError(f"{label}: the processes find different checkpoints in {place}: it must be a folder that "
-                           "all hosts see")
+    main = not accelerator or accelerator.is_main_process
 
     def fail(what):
         good = place / f"step-{saved:06d}" if place and saved else "none"
@@ -59,18 +58,24 @@ def run_steps(policy, head, one_step: Callable, settings: dict, *, seed: int, pl
         optimizer.step()
         return norm
 
-    bar = tqdm(total=settings["steps"], initial=saved, desc=label, leave=False, disable=not main)
-    while len(history) < settings["steps"]:
-        step = len(history)
-        torch.manual_seed(random.Random(f"{seed} {step} 0").getrandbits(48))
-        history.append({"step": step, **one_step(step, learn)})
-        bar.update()
-        if place and main and len(history) % settings["checkpoint_every"] == 0:
-            save(place, trained, optimizer, history)
-            saved = len(history)
-        if callback and callback(history[-1]):
-            break
-    bar.close()
+    with alone_in(place if main else None):
+        history = load_latest(place, trained, optimizer) if place else []
+        saved = len(history)
+        if accelerator and len(set(gather_object([saved]))) > 1:
+            raise RuntimeError(f"{label}: the processes find different checkpoints in {place}: it must be a folder "
+                               "that all hosts see")
+        bar = tqdm(total=settings["steps"], initial=saved, desc=label, leave=False, disable=not main)
+        while len(history) < settings["steps"]:
+            step = len(history)
+            torch.manual_seed(random.Random(f"{seed} {step} 0").getrandbits(48))
+            history.append({"step": step, **one_step(step, learn)})
+            bar.update()
+            if place and main and len(history) % settings["checkpoint_every"] == 0:
+                save(place, trained, optimizer, history)
+                saved = len(history)
+            if callback and callback(history[-1]):
+                break
+        bar.close()
     optimizer.zero_grad()
     if place and main:
         shutil.rmtree(place, ignore_errors=True)

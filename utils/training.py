@@ -22,7 +22,7 @@ from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArgumen
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.utils import logging
 
-from utils.checkpoints import fingerprint, last_checkpoint
+from utils.checkpoints import alone_in, fingerprint, last_checkpoint
 from utils.dialogues import DataError
 from utils.prompts import PromptTooLong, summary_prompt
 from utils.sharding import ShardedTrainer
@@ -122,7 +122,7 @@ def fine_tune(model, tokenizer, pairs: Sequence[Pair], settings: dict, *, seed: 
     that of one process; where `sharded`, each also holds only its share of the weights, afterwards too
     (see utils.sharding). A training goes on under any number of processes; all must see the folder.
     Returns losses and validation [(step, nats a token)], seconds, steps, examples_per_second.
-    Raises DataError, PromptTooLong, MemoryError.
+    Raises DataError, PromptTooLong, MemoryError, and RuntimeError where another process is at the same training.
     """
     rows, held = encode(tokenizer, pairs), encode(tokenizer, validation)
     if not rows:
@@ -154,11 +154,13 @@ def fine_tune(model, tokenizer, pairs: Sequence[Pair], settings: dict, *, seed: 
         eval_dataset=shares(held, looks, world) if held else None, compute_loss_func=token_loss, callbacks=[Bar(label)],
         data_collator=lambda items: collator(items[0]))
     trainer.remove_callback(PrinterCallback)
-    [resume] = broadcast_object_list([place and trainer.is_world_process_zero() and last_checkpoint(place)])
+    main = trainer.is_world_process_zero()
     began, verbosity = time.perf_counter(), logging.get_verbosity()
     logging.set_verbosity_error()  # tied weights are stored once; reloading them is no news
     try:
-        trainer.train(resume_from_checkpoint=resume and str(resume))
+        with alone_in(place if main else None):
+            [resume] = broadcast_object_list([place and main and last_checkpoint(place)])
+            trainer.train(resume_from_checkpoint=resume and str(resume))
     except torch.OutOfMemoryError as error:
         raise MemoryError(f"out of memory on {device} with {batch} examples in a batch: lower `batch` in this "
                           "profile's table of labs/profiles.toml and raise `accumulate` by as much") from error
@@ -169,7 +171,7 @@ def fine_tune(model, tokenizer, pairs: Sequence[Pair], settings: dict, *, seed: 
     for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
         model.__dict__.pop(name, None)  # accelerate leaves autocast around them, also in copies
     trainer.accelerator.wait_for_everyone()
-    if place and trainer.is_world_process_zero():
+    if place and main:
         shutil.rmtree(place, ignore_errors=True)
     return SimpleNamespace(
         losses=[(h["step"], h["loss"]) for h in history if "loss" in h],
