@@ -1,6 +1,7 @@
 """Grading: a verdict for every kind of submission, and no harm from any of them."""
 
 import csv
+import itertools
 import json
 import os
 import subprocess
@@ -162,6 +163,18 @@ def test_junk_in_the_grader_s_report_is_nobody_else_s_fault():
             "    with contextlib.suppress(OSError):\n        os.write(fd, b'junk\\n')")
     job = sandbox.run([], [("a", junk, ""), ("b", "x = 1", "assert x == 1")])
     assert job["a"]["verdict"] == "died" and job["b"]["verdict"] == "right"
+
+
+def test_what_earlier_cells_defined_outlives_a_cell_that_is_killed(monkeypatch):
+    rounds, environment = itertools.count(), sandbox.environment
+    monkeypatch.setattr(sandbox, "environment", lambda folder: {**environment(folder), "ROUND": str(next(rounds))})
+    die = "import os\nos._exit(1)"
+    tasks = [("a", "import math\nx = 1", ""), ("once", f"{die} if os.environ['ROUND'] > '0' else 1", ""),
+             ("killed", "while True: pass", ""), ("b", "z = math.pi + x", "assert z > 4"), ("killed too", die, ""),
+             ("c", "z += 1", "assert z > 5")]
+    found = {name: job["verdict"] for name, job in sandbox.run([], tasks, seconds=3).items()}
+    assert found == {"a": "right", "once": "right", "killed": "time", "b": "right", "killed too": "died", "c": "right"}
+    assert next(rounds) == 4, "the cell that ran only once is tried a second time and then left out"
 
 
 def test_a_setup_that_fails_is_nobodys_fault():

@@ -25,6 +25,7 @@ import psutil
 from utils.checks import ROOT
 from utils.worker import verdict
 
+START_SECONDS = 180  # for the lab's own setup
 KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
@@ -32,19 +33,25 @@ class SetupFailed(RuntimeError):
     """The lab's own cells do not run: nobody's exercise can be graded."""
 
 
-def run(setup: list[str], tasks: list[tuple[str, str, str]], *, seconds: float = 20, start_seconds: float = 180,
+def run(setup: list[str], tasks: list[tuple[str, str, str]], *, seconds: float = 20,
         memory: int = 6 * 2**30) -> dict[str, dict]:
     """{name: {"verdict", "message", "output"}} of the tasks (name, the student's cell, the check).
 
     verdict: right, wrong, unsolved, error, time, memory or died. One process runs them all, in one
-    namespace as in a notebook; where one must be killed, a new process goes on with the next. Raises SetupFailed.
+    namespace as in a notebook; where one must be killed, a new process runs the cells before it once more,
+    for what they define, and goes on with the next. Raises SetupFailed.
     """
-    results, left = {}, list(tasks)
+    results, again, left = {}, [], list(tasks)
     while left:
         with tempfile.TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True) as folder:
-            done, ended = one_process(setup, left, Path(folder), seconds, start_seconds, memory)
-        results |= done
-        left = left[len(done):]
+            done, ended = one_process(setup, again + left, Path(folder), seconds, memory)
+        if ended and len(done) < len(again):  # this cell ran the first time only
+            again.pop(len(done))
+            continue
+        new = list(done)[len(again):]
+        results |= {name: done[name] for name in new}
+        again += [(name, source, "") for name, source, _ in left[:len(new)]]
+        left = left[len(new):]
         if ended and left:
             results[left[0][0]] = ended
             left = left[1:]
@@ -63,7 +70,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {k: os.environ[k] for k in KEPT if k in os.environ} | own | fixed
 
 
-def one_process(setup, tasks, folder: Path, seconds: float, start_seconds: float, memory: int) -> tuple:
+def one_process(setup, tasks, folder: Path, seconds: float, memory: int) -> tuple:
     """(results of the tasks it finished, in order; how the next one ended it, or None)."""
     process = subprocess.Popen([sys.executable, "-P", "-m", "utils.worker"], cwd=folder, env=environment(folder),
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -82,7 +89,7 @@ def one_process(setup, tasks, folder: Path, seconds: float, start_seconds: float
             process.stdin.write(json.dumps({"setup": setup, "tasks": tasks}))
             process.stdin.close()
         while len(done) < len(tasks):
-            line = next_line(lines, process, seconds if ready else start_seconds, memory)
+            line = next_line(lines, process, seconds if ready else START_SECONDS, memory)
             if isinstance(line, dict):
                 if not ready:
                     raise SetupFailed(f"the lab's own setup did not end: {line['message']}")
