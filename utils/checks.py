@@ -59,10 +59,10 @@ def cannot_write(folder: Path, error: OSError) -> str:
             "folder of yours on another disk")
 
 
-def utils_fault(labs: Path = ROOT / "labs") -> str:
+def utils_fault() -> str:
     """Where a lab would import another package called utils than this one."""
     code = "from importlib.util import find_spec; print(*find_spec('utils').submodule_search_locations)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=labs, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "labs", capture_output=True, text=True)
     found, here = done.stdout.strip(), Path(__file__).resolve().parent
     if found and Path(found).resolve() == here:
         return ""

@@ -43,8 +43,8 @@ def read_lab(path: Path) -> SimpleNamespace:
         name: (checks[f"{name}-check"].metadata.nbgrader.points, checks[f"{name}-check"].source) for name in solutions})
 
 
-def read_labs(folder: Path = ROOT / "labs") -> list[SimpleNamespace]:
-    return [lab for lab in map(read_lab, sorted(folder.glob("[0-9][0-9]_*.ipynb"))) if lab.exercises]
+def read_labs() -> list[SimpleNamespace]:
+    return [lab for lab in map(read_lab, sorted((ROOT / "labs").glob("[0-9][0-9]_*.ipynb"))) if lab.exercises]
 
 
 def read_submission(path: Path) -> tuple[dict[str, str], str]:

@@ -46,21 +46,21 @@ def distribution(ax, tokens: list[str], probabilities, label: str | None = None,
     return ax
 
 
-def live_curves(names: list[str], every: int = 5, columns: int = 4):
+def live_curves(names: list[str]):
     """A figure with a panel for each name, redrawn while a training runs, and the function that feeds
     it: add(run, record) takes a line's label and one step's values; add() draws a last time. Runs of
     several conditions ("leash on, seed 1") have one colour a condition, else each run has its own."""
     from IPython.display import display
 
-    fig, axs = plt.subplots(-(-len(names) // columns), columns, figsize=(12, 2.3 * -(-len(names) // columns)),
-                            layout="constrained", squeeze=False)
+    rows = -(-len(names) // 4)
+    fig, axs = plt.subplots(rows, 4, figsize=(12, 2.3 * rows), layout="constrained", squeeze=False)
     plt.close(fig)  # else it would be shown a second time
     handle, seen = display(fig, display_id=True), {}
 
     def add(run: str | None = None, record: dict | None = None) -> None:
         if record is not None:
             seen.setdefault(run, []).append(record)
-            if (record["step"] + 1) % every:
+            if (record["step"] + 1) % 5:
                 return
         conditions = {label: label.rpartition(", seed")[0] for label in seen}
         groups = conditions if len(set(conditions.values())) > 1 else {label: label for label in seen}

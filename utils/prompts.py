@@ -1,7 +1,7 @@
 """Prompts: instruction, worked examples (shots), query. One template for every task and model."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 SUMMARIZE = "Summarize the conversation."
 SUMMARY_CUE = "Summary:"
@@ -45,8 +45,7 @@ def check_window(tokenizer, prompt: str, window: int | None = None) -> int:
     return n
 
 
-def fit_shots(tokenizer, dialogue: str, shots: Sequence[Shot], window: int | None = None,
-              make: Callable = summary_prompt) -> tuple[str, int]:
+def fit_shots(tokenizer, dialogue: str, shots: Sequence[Shot], window: int | None = None) -> tuple[str, int]:
     """The prompt with as many leading shots as the window holds, and how many those are.
 
     Whole shots are dropped, the last first; the instruction and the query always stay. Raises
@@ -54,10 +53,10 @@ def fit_shots(tokenizer, dialogue: str, shots: Sequence[Shot], window: int | Non
     """
     window = window or tokenizer.model_max_length
     for k in range(len(shots), -1, -1):
-        prompt = make(dialogue, shots[:k])
+        prompt = summary_prompt(dialogue, shots[:k])
         if count_tokens(tokenizer, prompt) <= window:
             return prompt, k
-    check_window(tokenizer, make(dialogue), window)
+    check_window(tokenizer, summary_prompt(dialogue), window)
     raise AssertionError("unreachable")
 
 

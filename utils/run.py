@@ -32,9 +32,9 @@ CELL_SECONDS = 7200  # a full-size training in one cell
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def find_labs(numbers: list[int] | None = None, folder: Path = ROOT / "labs") -> list[Path]:
+def find_labs(numbers: list[int] | None = None) -> list[Path]:
     """The notebooks in reading order; some of them where numbers are given. Raises SystemExit."""
-    labs = {int(p.name[:2]): p for p in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
+    labs = {int(p.name[:2]): p for p in sorted((ROOT / "labs").glob("[0-9][0-9]_*.ipynb"))}
     unknown = sorted(set(numbers or []) - set(labs))
     if unknown:
         sys.exit(f"no lab {', '.join(map(str, unknown))}; there are {', '.join(map(str, sorted(labs)))}")
