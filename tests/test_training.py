@@ -1,6 +1,7 @@
 """Supervised training: what a batch holds, what the loss counts, stopping and going on, adapters."""
 
 import copy
+import errno
 import json
 import subprocess
 import sys
@@ -155,6 +156,15 @@ def test_a_training_that_is_under_way_is_not_begun_twice(pairs, tiny, tmp_path):
 
     training.fine_tune(small(), tiny[1], pairs[:16], settings, folder=tmp_path, collator=collator)
     assert refused == [8, 8]
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
+    def refuse(self):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(checkpoints.FileLock, "acquire", refuse)
+    with checkpoints.alone_in(tmp_path / "a"):
+        assert (tmp_path / "a").is_dir()
 
 
 def test_a_half_written_checkpoint_is_named_and_skipped(pairs, tiny, tmp_path, capsys):

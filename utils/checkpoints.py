@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -29,11 +29,12 @@ def alone_in(place: Path | None) -> Iterator[None]:
     place.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place / "lock", timeout=0)
     try:
-        with suppress(NotImplementedError):  # a file system without locks: nothing is held
-            lock.acquire()
+        lock.acquire()
     except Timeout:
         raise RuntimeError(f"another process is at this same training (checkpoints in {place}): let it end or stop it "
                            "(the same lab in a second kernel?), then run this again") from None
+    except (OSError, NotImplementedError):
+        pass  # a file system without locks, some network drives: the training goes on, but holds nothing
     try:
         yield
     finally:
