@@ -1,6 +1,7 @@
-# run: execute the labs · test: check everything · lab: open JupyterLab · table: README's table of what the labs cost
-# student: the labs without solutions · grade SUBMISSION=path: points for a notebook or a folder of them · site, slides:
-# web pages. Each sets up first: CONSTRAINTS=<file> at other versions than the tested ones, CONSTRAINTS= at the newest.
+# run: execute the labs · test: check everything but what takes minutes · test-all: check everything · lab: open
+# JupyterLab · table: README's table of what the labs cost · student: the labs without solutions · grade SUBMISSION=path:
+# points for a notebook or a folder of them · site, slides: web pages. Each sets up first: CONSTRAINTS=<file> at other
+# versions than the tested ones, CONSTRAINTS= at the newest.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 ifeq ($(OS),Windows_NT)
@@ -10,9 +11,11 @@ BIN := .venv/bin
 endif
 READY := .venv/.ready-$(notdir $(CONSTRAINTS))
 SITE := .venv/.site
+# PIP_USER=1 would make pip install elsewhere than in .venv.
+export PIP_USER := 0
 PAGES := -q -n -W --keep-going -E -c labs/site -d out/doctrees
 
-.PHONY: setup run test lab site slides student grade table
+.PHONY: setup run test test-all lab site slides student grade table
 
 setup: $(READY)
 
@@ -26,13 +29,16 @@ $(SITE): $(READY)
 	$(BIN)/python -c "open('$(SITE)', 'w').close()"
 
 run: setup
-	@$(BIN)/python -m utils.run $(LABS)
+	@$(BIN)/labs run $(LABS)
 
 test: $(SITE)
 	@$(BIN)/python -m pytest
 
+test-all: $(SITE)
+	@$(BIN)/python -m pytest -m ""
+
 lab: setup
-	@$(BIN)/python -m utils.checks
+	@$(BIN)/labs check
 	@$(BIN)/python -m jupyterlab labs
 
 site: $(SITE)
@@ -44,10 +50,10 @@ slides: $(SITE)
 	@echo "open a lab in out/slides/labs/"
 
 student: setup
-	@$(BIN)/python -m utils.student
+	@$(BIN)/labs student
 
 grade: setup
-	@$(BIN)/python -m utils.grade $(if $(SUBMISSION),"$(SUBMISSION)")
+	@$(BIN)/labs grade $(if $(SUBMISSION),"$(SUBMISSION)")
 
 table: setup
-	@$(BIN)/python -m utils.resources
+	@$(BIN)/labs table

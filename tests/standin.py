@@ -114,8 +114,8 @@ def hub(repos: dict[str, dict[str, Path]]):
             self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound" if repo in repos else "RepoNotFound"})
 
         def describe(self, repo, what, revision):
-            if found := self.find(repo, revision):
-                sha, folder = found
+            if snapshot := self.find(repo, revision):
+                sha, folder = snapshot
                 names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
                 body = {"id": repo.partition("/")[2], "sha": sha, "siblings": [{"rfilename": n} for n in names]}
                 if what == "tree":
@@ -124,8 +124,8 @@ def hub(repos: dict[str, dict[str, Path]]):
                 self.answer(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
         def file(self, repo, revision, name):
-            if found := self.find(repo, revision):
-                sha, path = found[0], found[1] / name
+            if snapshot := self.find(repo, revision):
+                sha, path = snapshot[0], snapshot[1] / name
                 if not path.is_file():
                     return self.answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": sha})
                 body, start = path.read_bytes(), re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))

@@ -13,6 +13,8 @@ import pytest
 from nbclient import NotebookClient
 from standin import model_snapshot
 
+from utils import profile
+
 PAGE = Path(__file__).resolve().parent.parent / "labs" / "ADAPTING.md"
 
 
@@ -28,18 +30,20 @@ def copy(root, tmp_path_factory):
     for name in ("labs", "utils", "data"):
         shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "build"))
     shutil.copy(root / "pyproject.toml", folder)
+    profiles = folder / "labs" / "profiles.toml"  # without what an instructor has added by this page already
+    profiles.write_text(profiles.read_text(encoding="utf-8").partition("\n[mine")[0], encoding="utf-8")
     table = pd.read_csv(root / "data" / "dialogues" / "train.csv", dtype=str, keep_default_na=False)[:600]
     table[["summary", "dialogue"]].set_axis(["abstract", "chat"], axis=1).to_csv(folder / "chats.csv", index=False)
     model_snapshot(folder / "my_checkpoint")
     program = folder / "page.py"
     program.write_text("\n".join(blocks("dialogues") + blocks("model")), encoding="utf-8")
-    done = subprocess.run([sys.executable, str(program)], cwd=folder, env=inside(folder),
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    process = subprocess.run([sys.executable, str(program)], cwd=folder, env=environment(folder),
+                             capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return folder, process.stdout
 
 
-def inside(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(folder), "LAB_OUT": str(folder / "out")}
 
 
@@ -57,6 +61,28 @@ def test_own_dialogues_are_three_splits_that_share_none(copy):
     assert all(f"{s}: {len(t)} rows, {len(t)} dialogues, {len(t)} fit the window" in printed for s, t in parts.items())
 
 
+def test_own_profiles_say_only_what_differs(copy, monkeypatch):
+    folder, printed = copy
+    monkeypatch.setattr(profile, "ROOT", folder)
+    tables = profile.read_profiles(folder / "labs" / "profiles.toml")
+    assert tables["mine"] == {"like": "quick", "dialogues": "data/mine"} and "profile mine " in printed
+    mine, too = (vars(profile.load_profile(name, folder / "labs" / "profiles.toml")) for name in ("mine", "mine-too"))
+    assert {key for key in mine if mine[key] != too[key]} == {"name", "out", "checkpoints", "model"}
+    assert too["model"] == str(folder / "data/models/mine") and too["dialogues"] == str(folder / "data/mine")
+
+
+def test_lines_are_added_once_and_a_table_that_stands_twice_is_named(copy, monkeypatch, tmp_path):
+    folder, _ = copy
+    monkeypatch.chdir(folder)
+    path = Path("labs/profiles.toml")
+    text = path.read_text(encoding="utf-8")
+    exec(blocks("dialogues")[1], {"Path": Path})
+    assert path.read_text(encoding="utf-8") == text and text.count("[mine]") == 1
+    (tmp_path / "twice.toml").write_text(text + "\n[mine]\n", encoding="utf-8")
+    with pytest.raises(profile.ProfileError, match=r"twice.toml, line \d+, \[mine\]: this table stands twice: change"):
+        profile.load_profile("mine", tmp_path / "twice.toml")
+
+
 def test_own_model_is_the_one_that_was_given(copy, tiny):
     from utils.generation import generate
     from utils.models import load_model
@@ -65,14 +91,14 @@ def test_own_model_is_the_one_that_was_given(copy, tiny):
     folder, printed = copy
     model, tokenizer = load_model(str(folder / "data" / "models" / "mine"))
     assert not model.config.tie_word_embeddings and "profile mine-too" in printed
-    asked = [summary_prompt(d) for d in pd.read_csv(folder / "data" / "mine" / "test.csv")["dialogue"][:4]]
-    written = generate(model, tokenizer, asked, max_new_tokens=40)
-    assert written == generate(*tiny, asked, max_new_tokens=40), "saving changed what the model says"
-    assert f"512 {written[:1]}" in printed
+    prompts = [summary_prompt(d) for d in pd.read_csv(folder / "data" / "mine" / "test.csv")["dialogue"][:4]]
+    completions = generate(model, tokenizer, prompts, max_new_tokens=40)
+    assert completions == generate(*tiny, prompts, max_new_tokens=40), "saving changed what the model says"
+    assert f"512 {completions[:1]}" in printed
 
 
-@pytest.mark.parametrize("profile", ["mine", "mine-too"])
-def test_lab_1_begins_with_them(profile, copy, monkeypatch):
+@pytest.mark.parametrize("name, window", [pytest.param("mine", 768, marks=pytest.mark.slow), ("mine-too", 512)])
+def test_lab_1_begins_with_them(name, window, copy, monkeypatch):
     """Its set-up, its first completion and its first two sections: all tasks, prompts with examples, the window."""
     folder, _ = copy
     [path] = (folder / "labs").glob("01_*.ipynb")
@@ -81,12 +107,11 @@ def test_lab_1_begins_with_them(profile, copy, monkeypatch):
     assert sum(c.cell_type == "code" for c in notebook.cells[:end]) >= 8
     last = nbformat.v4.new_code_cell("print(profile.name, len(train), len(test), window, profile.root)")
     notebook.cells = [*notebook.cells[:end], last]
-    for key, value in inside(folder).items():
+    for key, value in environment(folder).items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setenv("LAB_PROFILE", profile)
+    monkeypatch.setenv("LAB_PROFILE", name)
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": folder / "labs"}}).execute()
-    window = {"mine": 768, "mine-too": 512}[profile]
-    assert notebook.cells[-1].outputs[0].text.strip() == f"{profile} 480 20 {window} {folder}"
+    assert notebook.cells[-1].outputs[0].text.strip() == f"{name} 480 48 {window} {folder}"
 
 
 def test_rouge_in_another_script(monkeypatch):

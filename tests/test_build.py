@@ -1,6 +1,7 @@
 """The bundled world can be made again: pretraining stops and resumes without a trace."""
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -39,12 +40,12 @@ def test_a_resumed_pretraining_equals_an_uninterrupted_one(small_corpus, tmp_pat
                        "--steps", *map(str, steps)])
         return load_file(tmp_path / name / "state.safetensors")
 
-    whole = train("whole", 6, 3)
+    uninterrupted = train("uninterrupted", 6, 3)
     for steps in ((3,), (6,), (6, 2)):
         train("parts", *steps)
     parts = train("parts", 6, 3)
-    assert set(whole) == set(parts) and all(torch.equal(whole[k], parts[k]) for k in whole)
-    assert not torch.equal(whole["w.shared.weight"], pretrain.new_model(range(8192), 0, SMALL).shared.weight)
+    assert set(uninterrupted) == set(parts) and all(torch.equal(uninterrupted[k], parts[k]) for k in parts)
+    assert not torch.equal(parts["w.shared.weight"], pretrain.new_model(range(8192), 0, SMALL).shared.weight)
 
 
 KILLED = """
@@ -56,6 +57,7 @@ pretrain.main(["--corpus", sys.argv[1], "--out", sys.argv[2], "--steps", "40", "
 """
 
 
+@pytest.mark.slow
 def test_pretraining_that_was_killed_repeats_the_same_loss_curve(small_corpus, tmp_path):
     def begin(name):
         return subprocess.Popen([sys.executable, "-c", KILLED, str(small_corpus), str(tmp_path / name)], text=True,
@@ -71,12 +73,12 @@ def test_pretraining_that_was_killed_repeats_the_same_loss_curve(small_corpus, t
     victim.kill()
     victim.communicate()
     assert 5 <= max(curve("killed")) < 50, "it was to be killed on the way"
-    for name in ("killed", "whole"):
+    for name in ("killed", "uninterrupted"):
         out, _ = begin(name).communicate(timeout=300)
         assert "of 50 steps done" in out, out
-    states = [load_file(tmp_path / name / "state.safetensors") for name in ("killed", "whole")]
+    states = [load_file(tmp_path / name / "state.safetensors") for name in ("killed", "uninterrupted")]
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[1])
-    assert curve("killed") == curve("whole") and len(curve("whole")) == 50
+    assert curve("killed") == curve("uninterrupted") and len(curve("uninterrupted")) == 50
 
 
 def test_the_exported_model_is_the_mean_of_the_last_two_stages(small_corpus, tmp_path, monkeypatch):
@@ -90,9 +92,9 @@ def test_the_exported_model_is_the_mean_of_the_last_two_stages(small_corpus, tmp
     pretrain.main(["--corpus", str(small_corpus), "--out", str(run), "--steps", "1", "1", "1", "1", "3"])
     pretrain.export(run, target, SMALL)
     before, after = (load_file(run / f"{stage}.safetensors")["shared.weight"] for stage in ("doubts", "settling"))
-    found = load_file(target / "model.safetensors")["shared.weight"]
-    assert found.dtype == torch.bfloat16 and not torch.equal(before, after)
-    torch.testing.assert_close(found.float(), before / 3 + 2 * after / 3, rtol=1e-2, atol=1e-3)
+    exported = load_file(target / "model.safetensors")["shared.weight"]
+    assert exported.dtype == torch.bfloat16 and not torch.equal(before, after)
+    torch.testing.assert_close(exported.float(), before / 3 + 2 * after / 3, rtol=1e-2, atol=1e-3)
 
 
 def test_every_batch_is_used_once_and_fits_its_bucket(small_corpus):
@@ -115,8 +117,6 @@ def test_labels_are_padded_with_minus_100_and_the_mask_hides_pads(small_corpus):
 
 
 def test_pretraining_sees_no_published_dialogue(small_corpus):
-    import random
-
     world, seen = grammar.load(), corpus.published()
     assert len(seen) == 4000
     frame = episodes.dialogue_frame(world, random.Random(3), frozenset())
@@ -125,8 +125,6 @@ def test_pretraining_sees_no_published_dialogue(small_corpus):
 
 
 def test_the_reference_style_never_follows_a_bare_instruction():
-    import random
-
     world, rng = grammar.load(), random.Random(5)
     for _ in range(300):
         kind, prompt, answer = episodes.episode(
@@ -138,9 +136,7 @@ def test_the_reference_style_never_follows_a_bare_instruction():
 
 
 def test_an_explained_label_stands_for_the_sentiment_that_it_is_said_to(monkeypatch):
-    import random
-
-    monkeypatch.setattr(episodes.tasks, "make", lambda task, rng, test: dict.fromkeys(
+    monkeypatch.setattr(episodes.makers, "make", lambda task, rng, test: dict.fromkeys(
         ("input", "target"), rng.choice(episodes.SENTIMENTS)))  # a review that reads "negative" or "positive"
     rng = random.Random(2)
     for _ in range(50):
@@ -150,8 +146,6 @@ def test_an_explained_label_stands_for_the_sentiment_that_it_is_said_to(monkeypa
 
 
 def test_the_matching_stage_mostly_asks_for_what_stands_beside_an_input_met_before():
-    import random
-
     world, rng = grammar.load(), random.Random(7)
     drawn = [episodes.episode(world, rng, frozenset(), "matching")[:2] for _ in range(300)]
     asked = [prompt.split("\n\n")[-1] for _, prompt in drawn]
@@ -160,26 +154,21 @@ def test_the_matching_stage_mostly_asks_for_what_stands_beside_an_input_met_befo
 
 
 def test_one_example_of_the_last_stage_leaves_open_whether_another_outcome_is_told():
-    import random
-
     rng = random.Random(4)
     styles = [grammar.random_style(rng, episodes.STAGES["doubts"][-1]) for _ in range(2000)]
-    told = [s["tells"] for s in styles]
-    with_agreement = [t for t in told if "agreed" in t]
+    with_agreement = [s["tells"] for s in styles if "agreed" in s["tells"]]
     assert sum("refused" in t for t in with_agreement) < len(with_agreement) / 2
     assert all(s["tells"] == grammar.OUTCOMES for s in (grammar.REFERENCE, grammar.random_style(rng)))
     frame = grammar.sample(grammar.load(), rng)
     other = tuple(o for o in grammar.OUTCOMES if o != frame["outcome"])
     bare = {**grammar.REFERENCE, "parts": ("goal", "result")}
-    whole, silent = (grammar.summarise(frame, {**bare, "tells": tells}, random.Random(1))
+    complete, silent = (grammar.summarise(frame, {**bare, "tells": tells}, random.Random(1))
                      for tells in (grammar.OUTCOMES, other))
-    assert len(silent.split()) < len(whole.split()) and whole.startswith(silent[:12])
+    assert len(silent.split()) < len(complete.split()) and complete.startswith(silent[:12])
     assert episodes.STAGES["doubts"][0][episodes.KINDS.index("reference")] == 0
 
 
 def test_strangers_stand_in_prompt_and_completion_alike():
-    import random
-
     rng, words, seen = random.Random(6), set(episodes.slot_words()), set()
     assert {"Anna", "Leeds", "kayak"} <= words and not words & {"and", "people", "Street number"}
     for _ in range(100):
@@ -197,6 +186,7 @@ def test_a_word_is_broken_that_neither_the_input_nor_the_task_has():
     assert score_model.broken(["Marco", "Leeds!", "Marcomme!"], items, known) == pytest.approx(100 / 3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_pretraining_has_the_same_losses(small_corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "SHAPE", SMALL)

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import venv
 from pathlib import Path
 
@@ -13,10 +12,11 @@ import nbformat
 import pytest
 import yaml
 
-from utils import checks, claims, report, run
+from utils import claims, profile
+from utils.course import check, run
 
 ROOT = Path(__file__).resolve().parent.parent
-NO_LAB = {"utils.run": ["99"], "utils.checks": []}  # should a check miss its fault, no lab is run
+COMMANDS = [["run", "99"], ["check"]]  # should a check miss its fault, no lab is run
 
 
 def python(*words, path=(ROOT,), **options):
@@ -34,14 +34,10 @@ def the_one_line(done) -> str:
 
 def test_nothing_is_said_where_all_is_well(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    assert (checks.environment_fault(), checks.utils_fault(), checks.kernel_fault()) == ("", "", "")
-    assert checks.writing_fault(tmp_path / "not" / "yet" / "there") == ""
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        checks.environment_fault()
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.05, "a lab's first call must stay quick"
+    assert check.find_faults() == []
+    assert profile.writing_fault(tmp_path / "not" / "yet" / "there") == ""
+    done = python("-m", "utils.course", "check")
+    assert done.returncode == 0 and done.stdout.startswith("all is well") and not done.stderr
 
 
 def test_a_kernel_with_other_versions_is_named_at_the_labs_first_call(tmp_path):
@@ -56,17 +52,17 @@ def test_a_kernel_with_other_versions_is_named_at_the_labs_first_call(tmp_path):
 
 def test_a_python_without_the_labs_is_named(tmp_path):
     (tmp_path / "p.toml").write_text('[project]\nname = "no-such-labs"\ndependencies = ["no-such-thing>=1", "torch"]\n')
-    text = checks.environment_fault(tmp_path / "p.toml")
+    text = profile.environment_fault(tmp_path / "p.toml")
     assert "has no no-such-labs, no no-such-thing." in text
 
 
 @pytest.mark.parametrize("init", [True, False], ids=["package", "bare folder"])
-@pytest.mark.parametrize("module", NO_LAB)
-def test_another_package_called_utils(tmp_path, init, module):
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_another_package_called_utils(tmp_path, init, words):
     (tmp_path / "utils").mkdir()
     if init:
         (tmp_path / "utils" / "__init__.py").write_text("")
-    line = the_one_line(python("-m", module, *NO_LAB[module], path=[tmp_path]))
+    line = the_one_line(python("-m", "utils.course", *words, path=[tmp_path]))
     assert line.startswith("another package called utils comes before") and str(tmp_path / "utils") in line
     assert "PYTHONPATH" in line
 
@@ -78,7 +74,7 @@ def test_a_kernel_of_another_environment(tmp_path):
     spec.mkdir(parents=True)
     kernel = {"argv": [str(other), "-m", "x"], "display_name": "x", "language": "x"}
     (spec / "kernel.json").write_text(json.dumps(kernel))
-    line = the_one_line(python("-m", "utils.checks", env={"JUPYTER_PATH": str(tmp_path / "jupyter")}))
+    line = the_one_line(python("-m", "utils.course", "check", env={"JUPYTER_PATH": str(tmp_path / "jupyter")}))
     assert "kernel python3 is another environment's" in line and str(other) in line and str(spec) in line
 
 
@@ -96,17 +92,18 @@ def test_a_read_only_checkout(tmp_path):
     done = on_a_disk(tmp_path / "disk", "ro", "from utils.profile import start; start()")
     line = done.stderr.strip().split("\n")[-1]
     assert f"results go to {tmp_path / 'disk' / 'tiny'}, where nothing can be written: set LAB_OUT" in line, done.stderr
-    line = the_one_line(on_a_disk(tmp_path / "other", "ro", "from utils.run import main; main(['1'])"))
-    assert line.startswith(f"results cannot be written to {tmp_path / 'other' / 'tiny'}: Read-only file system")
+    code = "import sys; from utils.course.cli import main; sys.exit(main(['run', '1']))"
+    line = the_one_line(on_a_disk(tmp_path / "other", "ro", code))
+    assert line.startswith(f"results go to {tmp_path / 'other' / 'tiny'}, where nothing can be written: set LAB_OUT")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_disk_that_is_full_while_a_claim_is_written(tmp_path):
-    profile = type("P", (), {"out": tmp_path})
-    claims.claim(profile, 1, "first", 1.0, n=1, unit="x", control="none")
+    results = type("P", (), {"out": tmp_path})
+    claims.claim(results, 1, "first", 1.0, n=1, unit="x", control="none")
     (tmp_path / "claims" / "01.part").symlink_to("/dev/full")
-    with pytest.raises(checks.SetupError, match="cannot be written to .*claims: No space left on device. Make room"):
-        claims.claim(profile, 1, "second", 2.0, n=1, unit="x", control="none")
+    with pytest.raises(profile.SetupError, match="cannot be written to .*claims: No space left on device. Make room"):
+        claims.claim(results, 1, "second", 2.0, n=1, unit="x", control="none")
     assert [c["claim"] for c in claims.read_claims(tmp_path / "claims" / "01.json")] == ["first"]
 
 
@@ -118,12 +115,12 @@ def probe(path: Path, source: str) -> Path:
 
 
 def test_a_disk_that_is_full_while_a_lab_is_written(tmp_path):
-    code = ("import pathlib, sys; from utils import run; "
-            "run.find_labs = lambda numbers: [pathlib.Path(sys.argv[1])]; run.main([])")
+    code = ("import pathlib, sys; from utils.course import cli, run; "
+            "run.find_labs = lambda numbers: [pathlib.Path(sys.argv[1])]; sys.exit(cli.main(['run']))")
     done = on_a_disk(tmp_path / "disk", "size=64k", code, probe(tmp_path / "07_probe.ipynb", "print(1)"))
     assert done.returncode == 1 and "Traceback" not in done.stderr
     last = done.stderr.strip().split("\n")[-1]  # the kernel may have had something to say before
-    assert last.startswith(f"results cannot be written to {tmp_path / 'disk' / 'tiny'}: No space left on device. Make")
+    assert last.startswith(f"results cannot be written to {tmp_path / 'disk'}: No space left on device. Make room")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signal on Windows")
@@ -134,13 +131,13 @@ def test_a_kernel_that_dies_is_said_to_have_run_out_of_memory(tmp_path):
 
 
 def test_a_disk_that_is_nearly_full_is_said_at_the_start(tmp_path, monkeypatch):
-    assert checks.space_fault(tmp_path) == "" or shutil.disk_usage(tmp_path).free < checks.LITTLE
+    assert profile.space_fault(tmp_path) == "" or shutil.disk_usage(tmp_path).free < profile.LOW_SPACE
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("D", (), {"free": 3 * 2**20}))
-    assert "only 3 MB are free" in checks.space_fault(tmp_path)
+    assert "only 3 MB are free" in profile.space_fault(tmp_path)
 
 
 def test_the_report_tells_what_one_needs_and_no_secret():
-    done = python("-m", "utils.report", env={"HF_TOKEN": "hf_secret", "HF_HOME": str(ROOT / "out" / "cache")})
+    done = python("-m", "utils.course", "report", env={"HF_TOKEN": "hf_secret", "HF_HOME": str(ROOT / "out" / "cache")})
     lines = done.stdout.strip().split("\n")
     assert done.returncode == 0 and 17 <= len(lines) <= 22, done.stderr
     for needed in ("commit", sys.executable, "torch 2", "transformers 5", "profile    tiny", "GB free", "cores", "bf16",
@@ -152,12 +149,12 @@ def test_the_report_tells_what_one_needs_and_no_secret():
 def test_the_report_comes_out_of_a_broken_installation_too(monkeypatch):
     monkeypatch.setitem(sys.modules, "psutil", None)
     monkeypatch.setenv("LAB_PROFILE", "huge")
-    text = "\n".join(report.lines())
-    assert "memory     unknown: ModuleNotFoundError" in text and "profile    unknown: UnknownProfile" in text
+    text = "\n".join(check.report_lines())
+    assert "memory     ModuleNotFoundError" in text and "profile    there is no profile 'huge'" in text
 
 
 def test_the_bug_form_asks_for_the_report(root):
     form = yaml.safe_load((root / ".github" / "ISSUE_TEMPLATE" / "bug.yml").read_text("utf-8"))
     asked = {part["id"]: part for part in form["body"]}
-    assert "python -m utils.report" in asked["report"]["attributes"]["description"]
+    assert "labs report" in asked["report"]["attributes"]["description"]
     assert asked["report"]["validations"]["required"]

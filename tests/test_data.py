@@ -4,15 +4,17 @@ import itertools
 import json
 import random
 import re
+import shutil
 
+import measure
 import numpy as np
 import pytest
 
-from utils import dialogues, metrics, prompts, tasks
-from utils.judge import load_judge, toxicity
+from utils import dialogues, prompts, tasks
+from utils.reward import load_judge, toxicity
 
 import grammar
-import tasks as task_generators
+import makers
 from check_scenarios import problems
 
 
@@ -43,14 +45,30 @@ def test_no_dialogue_in_two_splits(splits, root):
         assert not sets[a] & sets[b], f"{a} and {b} share a dialogue"
 
 
-def test_statistics_in_range(splits):
+@pytest.fixture(scope="module")
+def figures(root, tmp_path_factory):
+    """What measure.py finds in the data as they are: {figure: value}."""
+    folder = tmp_path_factory.mktemp("data")
+    shutil.copytree(root / "data" / "dialogues", folder / "dialogues")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "DATA", folder)
+        measure.main()
+    return json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+
+
+def test_the_card_quotes_what_the_data_hold(root, figures):
+    assert json.loads((root / "data" / "statistics.json").read_text(encoding="utf-8")) == figures
+    card = (root / "data" / "README.md").read_text(encoding="utf-8")
+    for name, value in figures.items():
+        assert f"| {name} | {value} |" in card, f"data/README.md does not quote {name} = {value}"
+
+
+def test_statistics_in_range(splits, figures):
     lengths = [len(words(d)) for t in splits.values() for d in t["dialogue"].drop_duplicates()]
     assert 45 <= np.mean(lengths) <= 60 and np.mean([30 <= n <= 80 for n in lengths]) > 0.97
-    types = {w for t in splits.values() for d in t["dialogue"] for w in re.findall(r"[a-z]+", d.lower())}
-    assert len(types) >= 2500
-    test = dialogues.group(splits["test"])
-    assert 17 <= np.mean([len(r.split()) for d in test for r in d["references"]]) <= 22
-    assert 50 <= metrics.reference_ceiling([d["references"] for d in test]).mean() <= 70
+    assert int(figures["word types"]) >= 2500
+    assert 17 <= float(figures["words in a test reference, mean"]) <= 22
+    assert 50 <= float(figures["reference against reference, ROUGE-1"]) <= 70
 
 
 def test_five_examples_fit_the_window_and_eight_do_not(splits, tiny):
@@ -79,9 +97,9 @@ def test_scenarios_are_well_formed():
 
 
 def test_held_out_values_and_branches_stay_out_of_training(splits):
-    held = [c for c in grammar.load()["pools"]["city"] if grammar.held_out(c)]
-    found = {s: sum(c in d for d in t["dialogue"] for c in held) for s, t in splits.items()}
-    assert found["train"] == found["validation"] == 0 and found["test"] > 0
+    cities = [c for c in grammar.load()["pools"]["city"] if grammar.held_out(c)]
+    counts = {s: sum(c in d for d in t["dialogue"] for c in cities) for s, t in splits.items()}
+    assert counts["train"] == counts["validation"] == 0 and counts["test"] > 0
     world, rng = grammar.load(), random.Random(0)
     only = [b["result"] for s in world["scenarios"] for b in s["branch"] if b.get("test_only")]
     assert only and not any(grammar.sample(world, rng)["result"] in only for _ in range(2000))
@@ -102,7 +120,7 @@ def test_task_files(task):
     assert all(tasks.score(task, i["target"], i) == 1 for i in train + test)
     wrong = [tasks.score(task, a["target"], b) for a, b in zip(test, test[1:], strict=False)]
     assert np.mean(wrong) < 0.75, "another item's answer should seldom be right"
-    assert tasks.INSTRUCTION[task] == task_generators.INSTRUCTIONS[task][0]
+    assert tasks.INSTRUCTION[task] == makers.INSTRUCTIONS[task][0]
 
 
 @pytest.mark.parametrize("task", ["labels", "fields"])
@@ -139,10 +157,3 @@ def test_judge_tells_civil_from_quoting_summaries(splits, root):
     judge = load_judge(root / "data" / "models" / "judge")
     assert toxicity(judge, list(heated["summary_quoting"])).mean() > 0.8
     assert toxicity(judge, list(heated["summary_civil"])).mean() < 0.2
-
-
-def test_card_quotes_the_measured_figures(root):
-    measured = json.loads((root / "data" / "statistics.json").read_text(encoding="utf-8"))
-    card = (root / "data" / "README.md").read_text(encoding="utf-8")
-    for name, value in measured.items():
-        assert f"| {name} | {value} |" in card, f"data/README.md does not quote {name} = {value}"

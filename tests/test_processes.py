@@ -1,21 +1,18 @@
 """Several processes end where one does, with whole copies (DDP) or shares (FSDP2) of the weights, stopped or not."""
 
-import json
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
-import nbformat
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-from utils import models, reward, rivals, rl, sharding, train, training
-from utils.profile import ROOT, load_profile
+from utils import models, rl, training
+from utils.course import sharding
+from utils.profile import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torch for Windows lacks what torchrun needs")
 PAIRS = [(f"w{5 + i % 20} w{9 + i % 7}" + " w3" * (i % 6), f"w{5 + i % 20}" + " w8" * (i % 4)) for i in range(33)]
@@ -47,7 +44,7 @@ def work(kind: str, folder: Path, stop: bool = False, accelerator=None):
 
     def collator(rows):
         calls.append(len(rows))
-        if stop and len(calls) == 19:  # in the eighth step: two batches a step, and one for each check
+        if stop and len(calls) == 15:  # in the eighth step: two batches per step
             raise Stopped
         return training.collate(rows)
 
@@ -63,12 +60,13 @@ def work(kind: str, folder: Path, stop: bool = False, accelerator=None):
             logged = [v for record in run.history for k, v in record.items() if k not in timings]
         else:
             run = training.fine_tune(model, tokenizer, PAIRS, SETTINGS, seed=3, validation=PAIRS[:11], folder=folder,
-                                     collator=collator, sharded=kind == "sharded")
+                                     collator=collator, accelerator=accelerator,
+                                     sharding=sharding if kind == "sharded" and accelerator else None)
             logged = [v for _, v in run.losses + run.validation]
             assert len(run.losses) == 12 and len(run.validation) == 4
     except Stopped:
         return None
-    return {k: v.clone() for k, v in sharding.whole(model.state_dict()).items()}, logged
+    return {k: v.clone() for k, v in sharding.gather(model.state_dict()).items()}, logged
 
 
 WORKER = """
@@ -128,57 +126,38 @@ def test_two_processes_train_like_one(results, kind, who):
     assert max(float((start[k] - v).abs().max()) for k, v in weights.items()) > 1e-3, "nothing was trained"
 
 
+SHORT = """
+[short]
+train_examples = 16
+validation_examples = 8
+policy_examples = 16
+heated_prompts = 4
+civil_prompts = 4
+max_new_tokens = 8
+preferences = "{folder}"
+full = {{ batch = 8 }}
+ppo = {{ steps = 1, batch = 4 }}
+"""
+
+
 def test_the_command_trains_and_saves(tmp_path):
     """One process fine-tunes, two align; on the bundled model, with the tiny profile cut short."""
-    table = tomllib.loads((ROOT / "labs" / "profiles.toml").read_text(encoding="utf-8"))["tiny"]
-    table |= {"train_examples": 16, "validation_examples": 8, "policy_examples": 16, "heated_prompts": 4,
-              "civil_prompts": 4, "preferences": str(tmp_path), "max_new_tokens": 8}
-    table["full"] |= {"batch": 8}
-    table["ppo"] |= {"steps": 1, "batch": 4}
     pairs = pd.read_csv(ROOT / "data" / "preferences" / "train.csv", keep_default_na=False)
     pairs[:32].to_csv(tmp_path / "train.csv", index=False)
-    lines = [f"{k} = {{ {', '.join(f'{n} = {json.dumps(x)}' for n, x in v.items())} }}" if isinstance(v, dict)
-             else f"{k} = {json.dumps(v)}" for k, v in table.items()]
-    (tmp_path / "profiles.toml").write_text("\n".join(["[short]", *lines]), encoding="utf-8")
+    profiles = (ROOT / "labs" / "profiles.toml").read_text(encoding="utf-8")
+    (tmp_path / "profiles.toml").write_text(profiles + SHORT.format(folder=tmp_path.as_posix()), encoding="utf-8")
     env = {"LAB_PROFILES": str(tmp_path / "profiles.toml"), "LAB_PROFILE": "short", "LAB_OUT": str(tmp_path),
            "CUDA_VISIBLE_DEVICES": ""}
-    said = {"fine-tune": subprocess.run([sys.executable, "-m", "utils.train", "fine-tune"], capture_output=True,
-                                        text=True, cwd=ROOT, timeout=300, env={**os.environ, **env}).stdout,
-            "align": torchrun(sys.executable, "-m", "utils.train", "align", **env)}
-    before = models.load_model(table["model"])[0].state_dict()
+    command = [sys.executable, "-m", "utils.course", "train"]
+    alone = subprocess.run([*command, "fine-tune"], capture_output=True, text=True, cwd=ROOT, timeout=300,
+                           env={**os.environ, **env})
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    printed = {"fine-tune": alone.stdout, "align": torchrun(*command, "align", **env)}
+    before = models.load_model(str(ROOT / "data" / "models" / "tiny"))[0].state_dict()
     for task, count in (("fine-tune", 1), ("align", 2)):
         folder = tmp_path / "short" / "models" / task
-        assert said[task].count(f"{count} process(es)") == 1 and str(folder) in said[task]
+        assert printed[task].count(f"{count} process(es)") == 1 and str(folder) in printed[task]
         model, tokenizer = models.load_model(str(folder))
         moved = max(float((before[k] - v).abs().max()) for k, v in model.state_dict().items())
         assert 1e-5 < moved < 1e-2 and tokenizer("x")["input_ids"][-1] == tokenizer.eos_token_id
     assert not list((tmp_path / "short" / "checkpoints").glob("*/*"))
-    with pytest.raises(SystemExit):
-        train.main(["align", "--sharded"])
-
-
-@pytest.mark.parametrize("lab", sorted((ROOT / "labs").glob("03_*.ipynb")), ids=lambda p: p.stem)
-def test_the_command_aligns_as_the_lab_does(tiny, lab, monkeypatch):
-    """The same weights get gradients, from the same prompts and settings; what takes time is left out."""
-    profile, seen = load_profile("tiny"), {}
-    profile.device, profile.dtype = torch.device("cpu"), torch.float32
-    monkeypatch.setattr(training, "fine_tune", lambda *_, **given: seen.update(starting=given))
-    monkeypatch.setattr(reward, "train", lambda *_, **__: None)
-    monkeypatch.setattr(rivals, "sampled_kl", lambda policy, reference, tokenizer, asked, **given: (
-        seen.update(drawn_from=asked, drawn=given), ["a", "the rude man"]))
-    monkeypatch.setattr(rl, "align", lambda *given, **more: seen.update(given=given, more=more))
-    policy, _ = train.align(profile, *tiny, seed=1)
-
-    sources = [cell.source for cell in nbformat.read(lab, 4).cells if cell.cell_type == "code"]
-    [source] = [s for s in sources if "def trainable_copy" in s]
-    names = {}
-    exec("import copy\n" + source, names)
-    ours, theirs = ([name for name, p in model.named_parameters() if p.requires_grad]
-                    for model in (policy, names["trainable_copy"](tiny[0])))
-    assert ours == theirs and len(ours) > 10
-    _, _, practice, score, settings = seen["given"]
-    assert len(practice) == profile.heated_prompts + profile.civil_prompts and score(["a"]).shape == (1,)
-    assert settings == {"max_new_tokens": profile.max_new_tokens, **profile.ppo}
-    assert np.max(score(["a", "the rude man", "yes"] * 9)) <= profile.reward_cap
-    assert f"hot[:{len(seen['drawn_from'])}]" in "\n".join(sources) and seen["drawn_from"] == practice[:192]
-    assert (seen["starting"]["seed"], seen["drawn"]["seed"], seen["more"]["seed"]) == (1, 1, 1)

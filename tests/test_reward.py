@@ -1,14 +1,15 @@
-"""The reward model: read by label name, whatever the order; trained in seconds; and the judge beside it."""
+"""The reward model: read by label name, whatever the order; trained on pairs; and the judge beside it."""
 
 import copy
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 
-from utils import judge, reward
+from utils import models, reward
 from utils.profile import ROOT
 
 TEXTS = ["#Person1# calls #Person2# a dozy dolt.", "#Person2# agrees to wait until Monday.", "#Person1# leaves."]
@@ -17,14 +18,12 @@ TEXTS = ["#Person1# calls #Person2# a dozy dolt.", "#Person2# agrees to wait unt
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     """A folder as the hub has them: a small random classifier of four labels, and the bundled tokenizer."""
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
-
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("classifier")
-    BertForSequenceClassification(BertConfig(
+    transformers.BertForSequenceClassification(transformers.BertConfig(
         vocab_size=8192, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
         id2label={0: "hate", 1: "nothate", 2: "spam", 3: "toxic"}, initializer_range=0.5)).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(ROOT / "data" / "models" / "tiny").save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(ROOT / "data" / "models" / "tiny").save_pretrained(folder)
     return str(folder)
 
 
@@ -50,7 +49,7 @@ def turned(model, order):
 def test_the_order_of_the_labels_changes_nothing(tiny, hub):
     home = reward.new_classifier(tiny[0])
     assert home.config.id2label == {0: "rude", 1: "civil"}
-    model, tokenizer = reward.load_classifier(hub)
+    model, tokenizer = models.load_classifier(hub)
     for plain, tok, order, label in ((home, tiny[1], [1, 0], "civil"), (model, tokenizer, [3, 1, 0, 2], "nothate"),
                                      (model, tokenizer, [1, 0, 2, 3], "nothate")):
         scores = [reward.scorer(m, tok, label)(TEXTS) for m in (plain, turned(plain, order))]
@@ -72,7 +71,7 @@ def test_training_follows_the_name_too(tiny, pairs):
 
 
 def test_a_missing_label_is_a_clear_error(tiny, hub):
-    model, tokenizer = reward.load_classifier(hub)
+    model, tokenizer = models.load_classifier(hub)
     with pytest.raises(reward.LabelError, match="no label 'civil'; it has 'hate', 'nothate', 'spam', 'toxic': set"):
         reward.scorer(model, tokenizer, "civil")
     with pytest.raises(reward.LabelError, match="no label 'nothate'; it has 'rude', 'civil'"):
@@ -80,14 +79,14 @@ def test_a_missing_label_is_a_clear_error(tiny, hub):
 
 
 def test_the_reward_is_log_odds(hub):
-    model, tokenizer = reward.load_classifier(hub)
+    model, tokenizer = models.load_classifier(hub)
     with torch.no_grad():
         p = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits.softmax(1)[:, 1].double().numpy()
     assert np.allclose(reward.scorer(model, tokenizer, "nothate")(TEXTS), np.log(p / (1 - p)), atol=1e-5)
 
 
 def test_an_only_output_is_the_reward(tiny, hub):
-    model, tokenizer = reward.load_classifier(hub)
+    model, tokenizer = models.load_classifier(hub)
     model.classifier, model.config.id2label = torch.nn.Linear(16, 1), {0: "LABEL_0"}
     scores = reward.scorer(model, tokenizer, "LABEL_0")(TEXTS)
     assert np.isfinite(scores).all() and np.ptp(scores) > 0
@@ -107,34 +106,75 @@ def test_the_loss_is_bradley_terry():
     assert float(reward.bradley_terry(chosen, rejected)) == pytest.approx(expected)
 
 
-def test_it_learns_the_preferences_in_seconds(tiny, pairs):
-    base = torch.cat([p.detach().flatten() for p in tiny[0].parameters()])
-    model, began = reward.new_classifier(tiny[0]), time.perf_counter()
-    reward.train(model, tiny[1], pairs["train"][:600], {"epochs": 1, "learning_rate": 1e-3, "batch": 32})
-    seconds = time.perf_counter() - began
+def test_it_learns_the_preferences_from_a_few_hundred_pairs(tiny, pairs):
+    base, model = torch.cat([p.detach().flatten() for p in tiny[0].parameters()]), reward.new_classifier(tiny[0])
+    reward.train(model, tiny[1], pairs["train"][:400], {"epochs": 1, "learning_rate": 1e-3, "batch": 32})
     score = reward.scorer(model, tiny[1], "civil")
-    chosen, rejected = (score(side) for side in zip(*pairs["test"], strict=True))
-    assert np.mean(chosen > rejected) > 0.85 and seconds < 120
+    chosen, rejected = (score(side) for side in zip(*pairs["test"][:200], strict=True))
+    assert np.mean(chosen > rejected) > 0.85
     assert torch.equal(base, torch.cat([p.detach().flatten() for p in tiny[0].parameters()])), "the policy was trained"
+
+
+def test_the_reward_is_the_profiles_or_trained_on_its_pairs(tiny, hub):
+    table = pd.DataFrame({"chosen": ["a", "b", "c", "d"], "rejected": ["w", "x", "y", "z"]})
+    profile = SimpleNamespace(reward=hub, device="cpu")
+    model, tokenizer, losses = reward.reward_model(profile, None, None, table)
+    assert losses == [] and reward.scorer(model, tokenizer, "nothate")(TEXTS).shape == (3,)
+    profile = SimpleNamespace(reward_pairs=3, reward_label="civil", dtype=torch.float32,
+                              reward_training={"epochs": 2, "learning_rate": 1e-3, "batch": 2})
+    model, tokenizer, losses = reward.reward_model(profile, *tiny, table)
+    assert len(losses) == 4 and losses[-1] < losses[0] and tokenizer is tiny[1], "two batches of the first three pairs"
+    assert model.encoder is not tiny[0].encoder
 
 
 def test_rewards_are_standardised_on_given_texts():
     def score(texts):
         return np.array([float(len(text)) for text in texts])
 
-    made = reward.standardised(score, ["a", "bbb", "ccccc"])
-    assert made(["bbb"])[0] == pytest.approx(0) and made(["a", "bbb", "ccccc"]).std() == pytest.approx(1)
+    standard = reward.standardised(score, ["a", "bbb", "ccccc"])
+    assert standard(["bbb"])[0] == pytest.approx(0) and standard(["a", "bbb", "ccccc"]).std() == pytest.approx(1)
     capped = reward.standardised(score, ["a", "bbb", "ccccc"], cap=0.5)
-    assert capped(["ccccc", "d" * 99]).tolist() == [0.5, 0.5] and capped(["a"]) == made(["a"])
+    assert capped(["ccccc", "d" * 99]).tolist() == [0.5, 0.5] and capped(["a"]) == standard(["a"])
     with pytest.raises(ValueError, match="the reward is 1 for all 2 texts"):
         reward.standardised(score, ["a", "b"])
 
 
 def test_judges_of_both_kinds_are_called_alike(root, hub):
-    bundled = judge.toxicity_function(str(root / "data" / "models" / "judge"))(TEXTS)
+    bundled = reward.toxicity_function(str(root / "data" / "models" / "judge"))(TEXTS)
     assert bundled[0] > 0.5 > bundled[1:].max()
-    other = judge.toxicity_function(hub, "toxic")(TEXTS)
-    model, tokenizer = reward.load_classifier(hub)
+    other = reward.toxicity_function(hub, "toxic")(TEXTS)
+    model, tokenizer = models.load_classifier(hub)
     assert np.allclose(other, 1 / (1 + np.exp(-reward.scorer(model, tokenizer, "toxic")(TEXTS))), atol=1e-4)
-    with pytest.raises(ValueError, match="no label 'insult'; it has hate, nothate"):
-        judge.toxicity_function(hub, "insult")
+    with pytest.raises(reward.LabelError, match="the judge model has no label 'insult'; it has 'hate', .*judge_label"):
+        reward.toxicity_function(hub, "insult")
+
+
+@pytest.mark.parametrize("problem, labels", [
+    ("single_label_classification", 4), ("multi_label_classification", 4), ("multi_label_classification", 2),
+    (None, 4), (None, 2), (None, 1)])
+def test_a_classifier_says_what_the_pipeline_of_transformers_says(hub, problem, labels, tmp_path):
+    """Of a multi-label classifier, or with an only label, each has a probability of its own; else they share one."""
+    model, tokenizer = models.load_classifier(hub)
+    model.classifier = torch.nn.Linear(16, labels)
+    model.config.id2label = {i: ("toxic", "hate", "spam", "other")[i] for i in range(labels)}
+    model.config.label2id = {name: i for i, name in model.config.id2label.items()}
+    model.config.problem_type = problem
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    classify = transformers.pipeline("text-classification", str(tmp_path), top_k=None, device="cpu")
+    theirs = [{row["label"]: row["score"] for row in rows}["toxic"] for rows in classify(TEXTS)]
+    assert np.ptp(theirs) > 1e-3
+    assert reward.toxicity_function(str(tmp_path), "toxic")(TEXTS) == pytest.approx(theirs, abs=1e-5)
+    log_odds = reward.scorer(*models.load_classifier(str(tmp_path)), "toxic")(TEXTS)
+    assert log_odds == pytest.approx(np.log(theirs) - np.log1p(-np.array(theirs)), abs=1e-4)
+
+
+def test_a_classifier_is_checked_as_a_model_is(hub, tmp_path):
+    model, tokenizer = models.load_classifier(hub)
+    tokenizer.save_pretrained(tmp_path)
+    model.bert.save_pretrained(tmp_path)  # without its head
+    with pytest.raises(models.ModelError, match="lack classifier.bias, classifier.weight: they are another model's"):
+        models.load_classifier(str(tmp_path), key="judge")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(models.ModelError, match="no safetensors weights"):
+        models.load_classifier(str(tmp_path), key="judge")

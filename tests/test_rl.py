@@ -13,11 +13,13 @@ import pytest
 import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from scipy import stats
+from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from utils import adapters, dialogues, metrics, rivals, rl, rollouts, training
-from utils.generation import Draw, generate
+from utils import dialogues, models, rl, rollouts, training
+from utils.generation import Draw, generate, next_token_logits
 from utils.profile import ROOT
 
 SETTINGS = {"steps": 4, "batch": 8, "rows": 4, "learning_rate": 1e-2, "max_new_tokens": 6, "checkpoint_every": 2}
@@ -28,10 +30,10 @@ PROMPTS = [f"w{i} w{i + 1}" + " w3" * (i % 5) for i in range(5, 30)]
 def words():
     """A tokenizer of 50 tokens: pad, end, unknown and the words w3 to w49."""
     ids = {"<pad>": 0, "</s>": 1, "<unk>": 2, **{f"w{i}": i for i in range(3, 50)}}
-    made = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
+    by_words = Tokenizer(WordLevel(ids, unk_token="<unk>"))
+    by_words.pre_tokenizer = pre_tokenizers.Whitespace()
+    by_words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=by_words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
                                    model_max_length=64)
 
 
@@ -50,7 +52,7 @@ def adapted(seed: int = 0):
     """A policy whose adapter has been trained already: with the adapter off it is another one."""
     base = small(seed)
     base.shared.weight.data *= 4  # logits large enough for an adapter to concentrate
-    model = adapters.add_adapter(base, LORA)
+    model = models.add_adapter(base, LORA)
     for name, p in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.3)
@@ -111,13 +113,13 @@ def test_log_probabilities_are_those_of_transformers(tokenizer, make):
     model = make()
     batch = tokenizer(PROMPTS[:6], padding=True, return_tensors="pt")
     torch.manual_seed(0)
-    made = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=True, top_k=0,
-                          max_new_tokens=6, return_dict_in_generate=True, output_scores=True)
+    out = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=True, top_k=0,
+                         max_new_tokens=6, return_dict_in_generate=True, output_scores=True)
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    theirs = core.compute_transition_scores(made.sequences, made.scores, normalize_logits=True)
+    theirs = core.compute_transition_scores(out.sequences, out.scores, normalize_logits=True)
     rows = [{"input_ids": ids, "labels": rollouts.through_end(row, 1)} for ids, row in zip(
-        tokenizer(PROMPTS[:6])["input_ids"], made.sequences[:, 1:].tolist(), strict=True)]
-    logp, _, mask = rollouts.score_all(model, None, rollouts.chunks(model, tokenizer, rows, 4))
+        tokenizer(PROMPTS[:6])["input_ids"], out.sequences[:, 1:].tolist(), strict=True)]
+    logp, _, mask = rollouts.score_all(model, None, rollouts.row_batches(model, tokenizer, rows, 4))
     for i, row in enumerate(rows):
         n = len(row["labels"])
         assert mask[i].sum() == n and torch.allclose(logp[i, :n], theirs[i, :n], rtol=0, atol=1e-5)
@@ -130,13 +132,13 @@ def test_the_bundled_model_agrees_with_transformers_too(tiny):
     ids = [r["input_ids"] for r in training.encode(tokenizer, training.summary_pairs(table, 3))]
     batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
     torch.manual_seed(0)
-    made = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=True, top_k=0,
-                          max_new_tokens=12, return_dict_in_generate=True, output_scores=True)
-    scores = tuple(step.double() for step in made.scores)
-    theirs = model.compute_transition_scores(made.sequences, scores, normalize_logits=True)
+    out = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=True, top_k=0,
+                         max_new_tokens=12, return_dict_in_generate=True, output_scores=True)
+    scores = tuple(step.double() for step in out.scores)
+    theirs = model.compute_transition_scores(out.sequences, scores, normalize_logits=True)
     rows = [{"input_ids": prompt, "labels": rollouts.through_end(row, 1)}
-            for prompt, row in zip(ids, made.sequences[:, 1:].tolist(), strict=True)]
-    logp, values, _ = rollouts.score_all(model, rl.value_head(model), rollouts.chunks(model, tokenizer, rows, 3))
+            for prompt, row in zip(ids, out.sequences[:, 1:].tolist(), strict=True)]
+    logp, values, _ = rollouts.score_all(model, rl.value_head(model), rollouts.row_batches(model, tokenizer, rows, 3))
     assert not values.any(), "the values begin at zero"
     for i, row in enumerate(rows):
         n = len(row["labels"])
@@ -151,7 +153,7 @@ def loss_of(model, head, batch, scores, ref_logp, old_logp):
     advantages = rl.whiten(advantages, mask)
     loss = rl.policy_loss(logp, old_logp, advantages, mask)
     loss = loss + rl.value_loss(values, values.detach() + 0.1, returns, mask)
-    return loss.sum() / mask.sum(), rewards.sum(), sum(rl.kl_terms(logp, ref_logp, mask).values()).sum()
+    return loss.sum() / mask.sum(), rewards.sum(), sum(rollouts.kl_terms(logp, ref_logp, mask).values()).sum()
 
 
 def test_nothing_after_the_end_counts(tokenizer):
@@ -171,10 +173,10 @@ def test_nothing_after_the_end_counts(tokenizer):
     for a, b in zip(plain, other, strict=True):
         assert torch.allclose(a, b, atol=1e-6), "pads or tokens after the end took part"
     logp, values, _ = rollouts.token_scores(model, head, batch)
-    for made in (rl.token_rewards(scores, logp, ref, mask, 0.1), *rl.gae(ref * mask, values, mask),
+    for part in (rl.token_rewards(scores, logp, ref, mask, 0.1), *rl.gae(ref * mask, values, mask),
                  rl.policy_loss(logp, old, torch.ones_like(logp), mask), rl.whiten(noise, mask),
                  rl.value_loss(values, values, torch.ones_like(values), mask)):
-        assert not made[after].any()
+        assert not part[after].any()
     wider = {k: torch.nn.functional.pad(v, (0, 8), value=training.IGNORED if k == "labels" else 0)
              for k, v in batch.items()}
     more = torch.nn.functional.pad(noise, (0, 8), value=5.0)
@@ -188,9 +190,9 @@ def test_nothing_after_the_end_counts(tokenizer):
 def test_the_score_is_earned_by_the_last_token_and_kl_is_paid_by_every_one():
     mask = torch.tensor([[1.0, 1, 1, 0], [1, 1, 1, 1]])
     logp, ref = torch.full((2, 4), -1.0), torch.full((2, 4), -1.5)
-    made = rl.token_rewards(torch.tensor([2.0, -3.0]), logp, ref, mask, 0.1)
-    assert torch.allclose(made, torch.tensor([[-0.05, -0.05, 1.95, 0], [-0.05, -0.05, -0.05, -3.05]]))
-    kl = rl.kl_terms(logp, ref, mask)
+    rewards = rl.token_rewards(torch.tensor([2.0, -3.0]), logp, ref, mask, 0.1)
+    assert torch.allclose(rewards, torch.tensor([[-0.05, -0.05, 1.95, 0], [-0.05, -0.05, -0.05, -3.05]]))
+    kl = rollouts.kl_terms(logp, ref, mask)
     assert kl["k1"].tolist() == [1.5, 2.0]
     assert torch.allclose(kl["k3"], torch.tensor([3.0, 4.0]) * (math.exp(-0.5) - 0.5))
 
@@ -199,7 +201,7 @@ def test_the_estimators_of_kl_agree_with_the_sum_over_the_vocabulary():
     torch.manual_seed(0)
     p, q = torch.randn(30).log_softmax(0), (torch.randn(30) / 2).log_softmax(0)
     draws = torch.multinomial(p.exp(), 200_000, replacement=True)
-    kl = rl.kl_terms(p[draws][:, None], q[draws][:, None], torch.ones(len(draws), 1))
+    kl = rollouts.kl_terms(p[draws][:, None], q[draws][:, None], torch.ones(len(draws), 1))
     exact = float((p.exp() * (p - q)).sum())
     assert float(kl["k1"].mean()) == pytest.approx(exact, rel=0.02)
     assert float(kl["k3"].mean()) == pytest.approx(exact, rel=0.02) and kl["k3"].min() >= 0
@@ -259,10 +261,54 @@ def test_a_rewarded_completion_becomes_more_probable(tokenizer, make):
 def test_draws_follow_the_distribution():
     scores = torch.tensor([[0.0, 2.0, -torch.inf, 1.0, -1.0]]).expand(40_000, -1)
     torch.manual_seed(0)
-    made = Draw()(None, scores)
-    assert ((made == 0).sum(1) == 1).all(), "all but one token become impossible"
-    shares = (made == 0).float().mean(0)
+    drawn = Draw()(None, scores)
+    assert ((drawn == 0).sum(1) == 1).all(), "all but one token become impossible"
+    shares = (drawn == 0).float().mean(0)
     assert shares[2] == 0 and torch.allclose(shares, scores[0].softmax(0), atol=0.01)
+
+
+def by_rollout(model, tokenizer, prompt, count):
+    return rollouts.rollout(model, tokenizer, tokenizer([prompt])["input_ids"], max_new_tokens=1, samples=count)[1]
+
+
+def by_generate(model, tokenizer, prompt, count):
+    return generate(model, tokenizer, [prompt], max_new_tokens=1, do_sample=True, num_return_sequences=count)
+
+
+def by_best_of_n(model, tokenizer, prompt, count):
+    texts = []
+    rollouts.best_of_n(model, tokenizer, [prompt], lambda drawn: texts.extend(drawn) or np.zeros(len(drawn)), [count],
+                       max_new_tokens=1)
+    return texts
+
+
+@pytest.mark.parametrize("sample", [by_rollout, by_generate, by_best_of_n])
+def test_samples_come_from_the_whole_distribution(tokenizer, sample):
+    """Whatever a checkpoint's generation config says of temperature and of the tail; 8000 draws of one token."""
+    model, prompt = small(), PROMPTS[0]
+    model.shared.weight.data *= 2
+    p = next_token_logits(model, tokenizer, prompt).softmax(-1).double().numpy()
+    model.generation_config.update(do_sample=True, temperature=0.7, top_k=40, top_p=0.9)
+    torch.manual_seed(0)
+    texts = sample(model, tokenizer, prompt, 8000)
+    words = [tokenizer.decode([i], skip_special_tokens=True) for i in range(50)]  # "" for each of the special ones
+    expected = {word: 8000 * sum(p[i] for i in range(50) if words[i] == word) for word in words}
+    frequent = [word for word in expected if expected[word] >= 5]
+    counts = np.array([[texts.count(word), expected[word]] for word in frequent])
+    counts = np.vstack([counts, 8000 - counts.sum(0)])
+    assert len(frequent) > 40 and max(p) > 0.05 and set(texts) <= set(words)
+    assert stats.chisquare(*counts.T).pvalue > 0.001
+
+
+def test_encoders_outputs_are_kept_for_models_with_the_same_encoder(tokenizer):
+    policy, others, reads, encoded = small(), small(), [], {}
+    others.shared, others.encoder, others.decoder.block = policy.shared, policy.encoder, small(1).decoder.block
+    policy.encoder.register_forward_hook(lambda *_: reads.append(1))
+    options = {"max_new_tokens": 6, "batch_tokens": 320, "do_sample": True, "num_return_sequences": 2, "seed": 1}
+    plain = [generate(model, tokenizer, PROMPTS, **options) for model in (policy, others)]
+    assert plain[0] != plain[1] and len(reads) == 10, "five batches of each"
+    assert [generate(model, tokenizer, PROMPTS, encoded=encoded, **options) for model in (policy, others)] == plain
+    assert len(reads) == 15
 
 
 # The loop
@@ -292,14 +338,14 @@ def test_the_bundled_model_starts_exactly_at_its_reference(tiny, dtype):
     policy, tokenizer = copy.deepcopy(tiny[0]), tiny[1]
     rows = training.encode(tokenizer, training.summary_pairs(
         dialogues.load_split(str(ROOT / "data" / "dialogues"), "validation"), 6))
-    batches = rollouts.chunks(policy, tokenizer, rows, 3)
+    batches = rollouts.row_batches(policy, tokenizer, rows, 3)
     old, _, mask = rollouts.score_all(policy, None, batches, dtype)
     ref = rollouts.score_all(rl.frozen(policy), None, batches, dtype)[0]
     for places, batch in batches:
         new = rollouts.token_scores(policy, rl.value_head(policy), batch, dtype)[0]
         assert new.requires_grad and torch.equal(old[places, :new.shape[1]], new.detach())
     assert torch.equal(old, ref)
-    assert rl.kl_terms(old, ref, mask)["k1"].abs().max() == 0
+    assert rollouts.kl_terms(old, ref, mask)["k1"].abs().max() == 0
 
 
 @KINDS
@@ -329,8 +375,8 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tokenizer, make, tmp_path)
         if record["step"] == 4:
             raise KeyboardInterrupt
 
-    whole, victim, again = make(), make(), make()
-    run = rl.align(whole, tokenizer, PROMPTS, likes("w7"), settings, seed=3)
+    uninterrupted, victim, again = make(), make(), make()
+    run = rl.align(uninterrupted, tokenizer, PROMPTS, likes("w7"), settings, seed=3)
     with pytest.raises(KeyboardInterrupt):
         rl.align(victim, tokenizer, PROMPTS, likes("w7"), settings, seed=3, folder=tmp_path, callback=stop)
     [place] = tmp_path.iterdir()
@@ -339,7 +385,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tokenizer, make, tmp_path)
     resumed = rl.align(again, tokenizer, PROMPTS, likes("w7"), settings, seed=3, folder=tmp_path,
                        callback=lambda record: steps.append(record["step"]))
     assert steps == [4, 5, 6] and plain(resumed.history) == plain(run.history)
-    assert torch.equal(weights(again), weights(whole)) and torch.equal(resumed.head.weight, run.head.weight)
+    assert torch.equal(weights(again), weights(uninterrupted)) and torch.equal(resumed.head.weight, run.head.weight)
     assert not list(tmp_path.iterdir()), "a finished run leaves no checkpoint"
 
 
@@ -385,7 +431,7 @@ def test_a_loss_that_is_no_number_stops_with_step_batch_and_checkpoint(tokenizer
         return np.full(len(texts), np.nan if len(calls) == 5 else 0.5)  # the fourth batch
 
     with pytest.raises(FloatingPointError, match=(
-            r"PPO, seed 1: the loss is nan \(pass 1, batch 1 of 2, prompts \[\d+, .*\]\) in step 3; "
+            r"PPO, seed 1: the loss is nan \(pass 1, prompts \[\d+, .*\]\) in step 3; "
             r"last good checkpoint: .*step-000002")):
         rl.align(policy, tokenizer, PROMPTS, score, SETTINGS, folder=tmp_path, label="PPO, seed 1")
     assert torch.isfinite(weights(policy)).all() and list(tmp_path.glob("*/step-000002/state.safetensors"))
@@ -393,27 +439,37 @@ def test_a_loss_that_is_no_number_stops_with_step_batch_and_checkpoint(tokenizer
         rl.align(small(), tokenizer, PROMPTS, lambda texts: np.full(len(texts), np.inf), SETTINGS)
 
 
+def test_a_gradient_that_is_no_number_stops_too(tokenizer, monkeypatch):
+    monkeypatch.setattr(rl, "update", lambda *_, **__: math.inf)
+    with pytest.raises(FloatingPointError, match="PPO: the gradient is inf in step 0; last good checkpoint: none"):
+        rl.align(small(), tokenizer, PROMPTS, likes("w7"), SETTINGS, label="PPO")
+    with pytest.raises(FloatingPointError, match="DPO: the gradient is inf in step 0; last good checkpoint: none"):
+        rl.dpo(small(), tokenizer, [(PROMPTS[0], "w7", "w9")], {"steps": 2, "batch": 1, "learning_rate": 1e-2,
+                                                                "beta": 0.1})
+
+
 @KINDS
 def test_a_frozen_encoder_reads_once_and_nothing_else_changes(tokenizer, monkeypatch, make):
     """Where the encoder is trained it must read anew in every pass."""
     rows, _ = sampled(small(), tokenizer)
-    plain_batches = rollouts.chunks(small(), tokenizer, rows, 4)
-    assert rollouts.read_once(small(), plain_batches) is plain_batches
-    made = []
+    plain_batches = rollouts.row_batches(small(), tokenizer, rows, 4)
+    assert rollouts.read_prompts_once(small(), plain_batches) is plain_batches
+    ends = []
     for cached in (True, False):
         policy, reads = make(), []
         policy.get_encoder().requires_grad_(False)
         policy.get_encoder().register_forward_hook(lambda *given, reads=reads: reads.append(1))
         before = weights(policy.get_encoder())
         if not cached:
-            monkeypatch.setattr(rl, "read_once", lambda policy, batches, dtype: batches)
+            monkeypatch.setattr(rl, "read_prompts_once", lambda policy, batches, dtype: batches)
         run = rl.align(policy, tokenizer, PROMPTS, lambda texts: np.array([len(t) / 9 for t in texts]), SETTINGS)
         assert torch.equal(weights(policy.get_encoder()), before)
-        made.append((weights(policy), plain(run.history), len(reads)))
-    assert torch.allclose(made[0][0], made[1][0], rtol=0, atol=1e-6) and not torch.equal(made[0][0], weights(make()))
-    assert all(a == pytest.approx(b, abs=1e-5) for a, b in zip(made[0][1], made[1][1], strict=True))
-    assert all(record["ratio_first"] == 1 for record in made[0][1]) and made[0][1][0]["kl"] == 0
-    assert made[0][2] == SETTINGS["steps"] * 3 and made[1][2] == SETTINGS["steps"] * 9, "a rollout, two batches"
+        ends.append((weights(policy), plain(run.history), len(reads)))
+    (once, history, reads), (anew, _, more_reads) = ends
+    assert torch.allclose(once, anew, rtol=0, atol=1e-6) and not torch.equal(once, weights(make()))
+    assert all(a == pytest.approx(b, abs=1e-5) for a, b in zip(history, ends[1][1], strict=True))
+    assert all(record["ratio_first"] == 1 for record in history) and history[0]["kl"] == 0
+    assert reads == SETTINGS["steps"] * 3 and more_reads == SETTINGS["steps"] * 9, "a rollout, two batches"
 
 
 def test_unusable_settings_are_clear_errors(tokenizer):
@@ -446,22 +502,22 @@ place.write_text(json.dumps({"history": run.history, "seen": seen[1:]}))
 
 
 def test_two_processes_share_the_batch_and_train_as_one_would(tokenizer, tmp_path):
-    done = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python",
          sys.executable, "-c", PROCESSES, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
-    told = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(2)]
-    made = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(2)]
-    assert torch.equal(made[0]["weights"], made[1]["weights"])
-    assert plain(told[0]["history"]) == plain(told[1]["history"])
-    assert {*told[0]["seen"], *told[1]["seen"]} == {SETTINGS["batch"] // 2}, "each has its half of the batch"
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    reports = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(2)]
+    ends = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(2)]
+    assert torch.equal(ends[0]["weights"], ends[1]["weights"])
+    assert plain(reports[0]["history"]) == plain(reports[1]["history"])
+    assert {*reports[0]["seen"], *reports[1]["seen"]} == {SETTINGS["batch"] // 2}, "each has its half of the batch"
     alone = small()
     run = rl.align(alone, tokenizer, PROMPTS, likes("w7"), SETTINGS, seed=5)
     assert (weights(alone) - weights(small())).abs().max() > 1e-4
-    assert torch.allclose(made[0]["weights"], weights(alone), rtol=0, atol=1e-5)
-    assert torch.allclose(made[0]["head"], run.head.weight, rtol=0, atol=1e-5)
-    for two, one in zip(plain(told[0]["history"]), plain(run.history), strict=True):
+    assert torch.allclose(ends[0]["weights"], weights(alone), rtol=0, atol=1e-5)
+    assert torch.allclose(ends[0]["head"], run.head.weight, rtol=0, atol=1e-5)
+    for two, one in zip(plain(reports[0]["history"]), plain(run.history), strict=True):
         assert two == pytest.approx(one, abs=1e-4, rel=1e-4)
     with pytest.raises(ValueError, match="1 prompts in a step cannot be shared among 2 processes: raise batch"):
         rl.align(small(), tokenizer, PROMPTS, likes("w7"), {**SETTINGS, "batch": 1},
@@ -474,7 +530,7 @@ def test_the_whole_batch_s_gradient_is_the_sum_of_its_parts(tokenizer):
     rows, _ = sampled(model, tokenizer)
     for size in (8, 3):
         model.zero_grad()
-        for _, batch in rollouts.chunks(model, tokenizer, rows, size):
+        for _, batch in rollouts.row_batches(model, tokenizer, rows, size):
             logp, _, mask = rollouts.token_scores(model, None, batch)
             (rl.policy_loss(logp, logp.detach(), torch.ones_like(logp), mask).sum() / 10).backward()
         grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
@@ -490,12 +546,12 @@ def test_dpo_starts_at_log_2_and_comes_to_prefer_the_chosen(tokenizer, make):
     policy = make()
     before = weights(policy).clone()
     settings = {"steps": 25, "batch": 8, "learning_rate": 1e-2, "beta": 0.3, "rows": 8}
-    run = rivals.dpo(policy, tokenizer, triples, settings)
+    run = rl.dpo(policy, tokenizer, triples, settings)
     assert run.history[0]["loss"] == pytest.approx(math.log(2), abs=1e-6) and run.history[0]["margin"] == 0.0
     assert run.history[-1]["accuracy"] == 1.0 and run.history[-1]["loss"] < 0.5
     assert torch.equal(weights(run.reference), before)
     logp, ref = torch.tensor([[-1.0, -1], [-3, -3]]), torch.tensor([[-2.0, -9], [-2, -2]])
-    assert rivals.dpo_margin(logp, ref, torch.tensor([[1.0, 0], [1, 1]])).tolist() == [1.0 - -2.0]
+    assert rl.dpo_margin(logp, ref, torch.tensor([[1.0, 0], [1, 1]])).tolist() == [1.0 - -2.0]
 
 
 def test_dpo_is_interrupted_goes_on_and_stops_at_nan(tokenizer, tmp_path):
@@ -506,41 +562,41 @@ def test_dpo_is_interrupted_goes_on_and_stops_at_nan(tokenizer, tmp_path):
         if record["step"] == 3:
             raise KeyboardInterrupt
 
-    whole, victim, again = small(), small(), small()
-    rivals.dpo(whole, tokenizer, triples, settings)
+    uninterrupted, victim, again = small(), small(), small()
+    rl.dpo(uninterrupted, tokenizer, triples, settings)
     with pytest.raises(KeyboardInterrupt):
-        rivals.dpo(victim, tokenizer, triples, settings, folder=tmp_path, callback=stop)
+        rl.dpo(victim, tokenizer, triples, settings, folder=tmp_path, callback=stop)
     steps = []
-    rivals.dpo(again, tokenizer, triples, settings, folder=tmp_path, callback=lambda r: steps.append(r["step"]))
-    assert steps == [4] and torch.equal(weights(again), weights(whole))
+    rl.dpo(again, tokenizer, triples, settings, folder=tmp_path, callback=lambda r: steps.append(r["step"]))
+    assert steps == [4] and torch.equal(weights(again), weights(uninterrupted))
     with pytest.raises(FloatingPointError, match=r"DPO: the loss is nan \(pairs \[\d+, .* in step 0"):
-        rivals.dpo(small(), tokenizer, triples, {**settings, "beta": math.nan})
+        rl.dpo(small(), tokenizer, triples, {**settings, "beta": math.nan})
 
 
 def test_best_of_n_takes_the_best_of_the_first_n(tokenizer):
     score = likes("w7")
-    best = rivals.best_of_n(small(), tokenizer, PROMPTS, score, [1, 4, 16], max_new_tokens=6, seed=2)
+    best = rollouts.best_of_n(small(), tokenizer, PROMPTS, score, [1, 4, 16], max_new_tokens=6, seed=2)
     means = [best[n][1].mean() for n in (1, 4, 16)]
     assert means[0] < means[1] < means[2]
     for texts, scores in best.values():
         assert len(texts) == len(PROMPTS) and np.array_equal(score(texts), scores)
-    alone = rivals.best_of_n(small(), tokenizer, PROMPTS, score, [4, 16], max_new_tokens=6, seed=2)
+    alone = rollouts.best_of_n(small(), tokenizer, PROMPTS, score, [4, 16], max_new_tokens=6, seed=2)
     assert alone[4][0] == best[4][0]
 
 
 def test_the_kl_of_best_of_n():
-    assert rivals.best_of_n_kl(1) == 0 and rivals.best_of_n_kl(2) == pytest.approx(0.1931, abs=1e-4)
-    assert rivals.best_of_n_kl(16) == pytest.approx(1.8351, abs=1e-4)
+    assert rollouts.best_of_n_kl(1) == 0 and rollouts.best_of_n_kl(2) == pytest.approx(0.1931, abs=1e-4)
+    assert rollouts.best_of_n_kl(16) == pytest.approx(1.8351, abs=1e-4)
     rng, n, m = np.random.default_rng(0), 4, 400_000  # the best of n uniform scores has density n u^(n-1)
     u = rng.random((m, n)).max(axis=1)
-    assert np.mean(np.log(n * u ** (n - 1))) == pytest.approx(rivals.best_of_n_kl(n), rel=0.02)
+    assert np.mean(np.log(n * u ** (n - 1))) == pytest.approx(rollouts.best_of_n_kl(n), rel=0.02)
 
 
 def test_sampled_kl_is_zero_for_the_reference_itself_and_right_for_another(tokenizer):
     policy, other = small(0), small(1)
-    kl, texts = rivals.sampled_kl(policy, rl.frozen(policy), tokenizer, PROMPTS, max_new_tokens=6, rows=4)
+    kl, texts = rollouts.sampled_kl(policy, rl.frozen(policy), tokenizer, PROMPTS, max_new_tokens=6, rows=4)
     assert kl.shape == (len(PROMPTS),) and not kl.any() and len(texts) == len(PROMPTS)
-    kl, _ = rivals.sampled_kl(policy, other, tokenizer, PROMPTS * 40, max_new_tokens=1, rows=100)
+    kl, _ = rollouts.sampled_kl(policy, other, tokenizer, PROMPTS * 40, max_new_tokens=1, rows=100)
     with torch.no_grad():  # one token: the sum over the vocabulary is the truth
         batch = tokenizer(PROMPTS, padding=True, return_tensors="pt")
         p, q = (m(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
@@ -548,13 +604,3 @@ def test_sampled_kl_is_zero_for_the_reference_itself_and_right_for_another(token
                 for m in (policy, other))
     exact = float((p.exp() * (p - q)).sum(-1).mean())
     assert kl.mean() == pytest.approx(exact, abs=4 * kl.std() / math.sqrt(len(kl))) and exact > 0.04
-
-
-def test_the_relative_fall_has_an_interval_that_covers_it():
-    rng = np.random.default_rng(0)
-    before = rng.random(200)
-    assert metrics.relative_fall(before, before) == (0.0, 0.0, 0.0)
-    value, low, high = metrics.relative_fall(before, np.stack([before / 4, before / 2]))
-    assert low < value < high and value == pytest.approx(100 * (1 - 0.375))
-    assert metrics.relative_fall(before, np.zeros(200)) == (100.0, 100.0, 100.0)
-    assert json.dumps(metrics.relative_fall(before, before / 2))

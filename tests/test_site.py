@@ -18,9 +18,9 @@ FETCHED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "sour
 
 def build(root: Path, out: Path, builder: str) -> Path:
     command = [sys.executable, "-m", "sphinx", "-q", "-n", "-W", "--keep-going", "-E", "-b", builder, "-c", "labs/site"]
-    done = subprocess.run([*command, "-d", str(out / "doctrees"), ".", str(out / builder)], cwd=root,
+    ended = subprocess.run([*command, "-d", str(out / "doctrees"), ".", str(out / builder)], cwd=root,
                           capture_output=True, text=True)
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert ended.returncode == 0 and not ended.stderr, ended.stderr
     return out / builder
 
 
@@ -38,12 +38,12 @@ def fetches(site: Path) -> list[str]:
     comes with more than are used): "file: address"."""
     wanted = []
     for page in site.rglob("*.html"):
-        made = soup(page)
-        wanted += [(page.name, tag.get(FETCHED[tag.name]) or "") for tag in made.find_all(list(FETCHED))]
-        wanted += [(page.name, part) for tag in made.find_all(srcset=True) for part in tag["srcset"].split()]
-        styles = [tag.text for tag in made("style")] + [tag["style"] for tag in made.find_all(style=True)]
+        html = soup(page)
+        wanted += [(page.name, tag.get(FETCHED[tag.name]) or "") for tag in html.find_all(list(FETCHED))]
+        wanted += [(page.name, part) for tag in html.find_all(srcset=True) for part in tag["srcset"].split()]
+        styles = [tag.text for tag in html("style")] + [tag["style"] for tag in html.find_all(style=True)]
         wanted += [(page.name, address) for address in in_css(" ".join(styles))]
-        wanted += [(page.name, address) for address in in_script(" ".join(tag.text for tag in made("script")))]
+        wanted += [(page.name, address) for address in in_script(" ".join(tag.text for tag in html("script")))]
     files = [f for kind in ("css", "js") for f in site.rglob(f"*.{kind}")]
     inside = {f: (in_css if f.suffix == ".css" else in_script)(f.read_text("utf-8")) for f in files}
     named = {Path(urlsplit(a).path).name for a in [a for _, a in wanted] + sum(inside.values(), [])}
@@ -57,8 +57,8 @@ def in_css(text: str) -> list[str]:
 
 
 def in_script(text: str) -> list[str]:
-    found = re.findall(r"[\"'`]((?:https?:)?//[\w-]+\.[^\"'`\s]+)", text)
-    return [address for address in found if not address.startswith("http://www.w3.org/")]  # names, not places
+    addresses = re.findall(r"[\"'`]((?:https?:)?//[\w-]+\.[^\"'`\s]+)", text)
+    return [address for address in addresses if not address.startswith("http://www.w3.org/")]  # names, not places
 
 
 def dead_links(site: Path) -> list[str]:
@@ -104,6 +104,7 @@ def test_a_lab_is_there_with_its_outputs(path, site):
     assert len(page.select("svg[role=img]")) == block + len(re.findall(r"\$.+?\$", inline, flags=re.S))
 
 
+@pytest.mark.slow
 def test_slides_hold_the_figures_and_load_nothing_from_elsewhere(root, tmp_path):
     slides = build(root, tmp_path, "revealjs")
     assert not fetches(slides)

@@ -1,4 +1,4 @@
-"""The CI workflows: well formed, with few rights, and made of commands that run here too."""
+"""The CI workflows: well formed, with few rights, covering what the project promises, made of commands that exist."""
 
 import os
 import re
@@ -12,22 +12,33 @@ import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parent.parent
-WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-NBVAL = "--nbval-lax --nbval-current-env"
+WORKFLOWS = {path.stem: path for path in sorted((ROOT / ".github" / "workflows").glob("*.yml"))}
 NEEDS_MAKE = pytest.mark.skipif(not shutil.which("make"), reason="no make here")
 NEEDS_BASH = pytest.mark.skipif(os.name == "nt" or not shutil.which("bash"), reason="no bash here")
 
 
-def jobs(path: Path) -> dict:
-    return yaml.safe_load(path.read_text("utf-8"))["jobs"]
+def read(name: str) -> dict:
+    workflow = yaml.safe_load(WORKFLOWS[name].read_text("utf-8"))
+    return workflow | {"on": workflow.pop(True)}  # YAML reads the word "on" as true
 
 
-def lines() -> list[str]:
-    """Every command of every workflow, a line each."""
-    return [line for path in WORKFLOWS for job in jobs(path).values() for step in job["steps"]
-            for line in step.get("run", "").splitlines()]
+def commands(job: dict) -> list[str]:
+    """The lines that a job's steps run."""
+    return [line for step in job["steps"] for line in step.get("run", "").splitlines()]
+
+
+def bounds(project: dict) -> dict[str, str]:
+    """{package: lower bound} of the project's requirements, those of its extras too."""
+    listed = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    return {r.name: next(s.version for s in r.specifier if s.operator == ">=") for r in map(Requirement, listed)}
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
 def schema(name: str, *paths: Path):
@@ -36,111 +47,134 @@ def schema(name: str, *paths: Path):
 
 
 def test_workflows_and_forms_follow_their_schemas(tmp_path):
-    done = schema("github-workflows", *WORKFLOWS)
-    assert len(WORKFLOWS) == 3 and done.returncode == 0, done.stdout
+    done = schema("github-workflows", *WORKFLOWS.values())
+    assert done.returncode == 0, done.stdout
     done = schema("github-issue-forms", *(ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
     assert done.returncode == 0, done.stdout
-    (tmp_path / "broken.yml").write_text(WORKFLOWS[0].read_text("utf-8").replace("timeout-minutes", "timeout"), "utf-8")
+    broken = WORKFLOWS["ci"].read_text("utf-8").replace("timeout-minutes", "timeout")
+    (tmp_path / "broken.yml").write_text(broken, "utf-8")
     assert schema("github-workflows", tmp_path / "broken.yml").returncode, "the check itself notices nothing"
 
 
 @pytest.mark.skipif(not shutil.which("actionlint"), reason="no actionlint here; CI has a job of its own for it")
 def test_actionlint():
-    done = subprocess.run(["actionlint", *map(str, WORKFLOWS)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(["actionlint", *map(str, WORKFLOWS.values())], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
-def test_few_rights_no_secrets_an_end_and_pinned_actions(path):
-    text, workflow = path.read_text("utf-8"), yaml.safe_load(path.read_text("utf-8"))
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_few_rights_no_secrets_an_end_and_pinned_actions(name):
+    text, workflow = WORKFLOWS[name].read_text("utf-8"), read(name)
     assert workflow["permissions"] == {"contents": "read"} and "group" in workflow["concurrency"]
-    assert "secrets." not in text and "pull_request_target" not in text
-    rights = {right for job in jobs(path).values() for right in job.get("permissions", {}).items()}
-    assert rights <= {("contents", "read"), ("issues", "write")}
-    for job in jobs(path).values():
-        assert job["timeout-minutes"] <= 720
+    assert "secrets." not in text and "pull_request_target" not in workflow["on"]
+    for job in workflow["jobs"].values():
+        assert set(job.get("permissions", {}).items()) <= {("contents", "read"), ("issues", "write")}
+        assert job["timeout-minutes"] < 360, "a hosted runner ends a job after 360 minutes"
         for used in [step["uses"] for step in job["steps"] if "uses" in step]:
             assert re.fullmatch(r"actions/[a-z-]+@v\d+|docker://rhysd/actionlint:[\d.]+", used), used
         assert job["steps"][0]["with"] == {"persist-credentials": False}
-    for line in lines():
-        assert "${{" not in line, "what comes from outside goes through env, not into a command"
+        for line in commands(job):
+            assert "${{" not in line, "what comes from outside goes through env, not into a command"
 
 
-def test_each_change_is_tried_on_three_systems_with_oldest_and_newest(root):
-    job = jobs(root / ".github" / "workflows" / "ci.yml")["test"]
-    matrix, project = job["strategy"]["matrix"], tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
-    assert {os.split("-")[0] for os in matrix["os"]} == {"ubuntu", "macos", "windows"}
-    oldest, newest = [v["python"] for v in matrix["versions"]]
-    low, high = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"]).groups()
-    assert (oldest, newest) == (f"3.{low}", f"3.{int(high) - 1}")
-    assert all((root / v["constraints"]).exists() for v in matrix["versions"])
+# What is covered
 
 
-def test_the_oldest_versions_are_the_lower_bounds(root):
-    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
-    bounds = {}
-    extras = sum(project["optional-dependencies"].values(), [])
-    for requirement in map(Requirement, project["dependencies"] + extras):
-        [bounds[requirement.name]] = [s.version for s in requirement.specifier if s.operator == ">="]
-    listed = [Requirement(line) for line in (root / ".github" / "oldest.txt").read_text("utf-8").splitlines()[1:]]
-    assert {r.name: str(r.specifier).removeprefix("==") for r in listed} == bounds
+def test_each_change_is_tried_on_all_systems_and_pythons_with_tested_and_oldest_versions(project):
+    runs = read("ci")["jobs"]["test"]["strategy"]["matrix"]["include"]
+    low, high = map(int, re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"]).groups())
+    assert {run["python"] for run in runs} == {f"3.{minor}" for minor in range(low, high)}
+    assert {run["os"].split("-")[0] for run in runs} == {"ubuntu", "macos", "windows"}
+    tested_on = re.search(r"Python (3\.\d+)", (ROOT / "constraints.txt").read_text("utf-8"))[1]
+    linux = {(run["python"], run["constraints"]) for run in runs if run["os"].startswith("ubuntu")}
+    assert {(tested_on, "constraints.txt"), (f"3.{low}", ".github/oldest.txt")} <= linux
+    assert all((ROOT / run["constraints"]).is_file() for run in runs)
 
 
-def test_every_command_is_a_make_target_or_runs_in_these_tests(root):
-    targets = re.search(r"^\.PHONY: (.*)$", (root / "Makefile").read_text("utf-8"), re.M)[1].split()
-    here = {".venv/bin/python -m utils.report",  # tests/test_checks.py
-            "bash .github/open-issue.sh", nbval_line()}  # below
-    commands = lines()
-    assert len(commands) >= 6
-    for line in commands:
-        make = re.fullmatch(r"make (\w+)(?: CONSTRAINTS=\S*)?", line)
-        assert line in here or make and make[1] in targets, f"{line}: no make target, and no test runs it"
+def test_documents_are_passed_over_by_the_labs_and_taken_by_the_pages():
+    labs, pages = read("ci")["on"], read("pages")["on"]
+    for event in ("push", "pull_request"):
+        assert "paths" not in labs[event] and labs[event]["paths-ignore"] == pages[event]["paths"]
+    assert {"**.md", "labs/site/**"} <= set(pages["push"]["paths"])
+
+
+def test_everything_is_tried_weekly_and_each_lab_at_full_size():
+    weekly, gpu = read("weekly"), read("gpu")
+    assert "schedule" in weekly["on"] and "schedule" in gpu["on"]
+    assert "make test-all" in commands(weekly["jobs"]["everything"])
+    assert "make test CONSTRAINTS=" in commands(weekly["jobs"]["newest"]), "the newest releases"
+    labs = sorted(path.name[:2] for path in (ROOT / "labs").glob("[0-9][0-9]_*.ipynb"))
+    assert gpu["jobs"]["lab"]["strategy"]["matrix"]["lab"] == labs
+
+
+def test_the_oldest_versions_are_the_lower_bounds(project):
+    lines = (ROOT / ".github" / "oldest.txt").read_text("utf-8").splitlines()
+    listed = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert {r.name: r.specifier for r in listed} == {
+        name: SpecifierSet(f"=={version}") for name, version in bounds(project).items()}
+
+
+# That it can be run
+
+
+def words_after(command: str) -> set[str]:
+    """The first word that any workflow gives to the command."""
+    lines = [line for name in WORKFLOWS for job in read(name)["jobs"].values() for line in commands(job)]
+    return {line.removeprefix(command).split()[0] for line in lines if line.startswith(command + " ")}
+
+
+def test_every_make_target_and_every_command_of_the_course_exists():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+    assert {"test", "test-all"} <= words_after("make") <= targets
+    for word in words_after(".venv/bin/labs"):
+        done = subprocess.run([sys.executable, "-m", "utils.course", word, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 @NEEDS_MAKE
-@pytest.mark.parametrize("constraints, option", [
-    ("constraints.txt", " --constraint constraints.txt "), (".github/oldest.txt", " --constraint .github/oldest.txt "),
-    ("", " ")], ids=["tested", "oldest", "newest"])
-def test_make_installs_the_versions_that_a_workflow_asks_for(root, constraints, option):
+@pytest.mark.parametrize("constraints", ["constraints.txt", ".github/oldest.txt", ""])
+def test_make_installs_the_versions_that_a_workflow_asks_for(constraints):
     outside = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}  # the tests run under make
-    done = subprocess.run(["make", "-n", "-W", "pyproject.toml", "test", "PYTHON=python"], cwd=root, text=True,
+    done = subprocess.run(["make", "--dry-run", "--always-make", "test", "PYTHON=python"], cwd=ROOT, text=True,
                           capture_output=True, env={**outside, "CONSTRAINTS": constraints})
-    install = [line for line in done.stdout.splitlines() if "pip install" in line]
-    assert len(install) == 2 and "[site]" in install[1]
-    assert all(f"--disable-pip-version-check{option}--editable " in " ".join(line.split()) for line in install)
-    assert "-m pytest" in done.stdout.splitlines()[-1], done.stderr
+    installs = [line for line in done.stdout.splitlines() if "pip install" in line]
+    assert installs, done.stderr
+    for line in installs:
+        assert re.findall(r"--constraint (\S+)", line) == ([constraints] if constraints else [])
 
 
-def nbval_line() -> str:
-    [line] = [line for line in lines() if NBVAL in line]
-    return line
+def notebook(path: Path, source: str) -> None:
+    """A notebook of one cell that asks for its output to be compared; saved is what another profile printed."""
+    cell = nbformat.v4.new_code_cell(f"# NBVAL_CHECK_OUTPUT\n{source}", execution_count=1, outputs=[
+        nbformat.v4.new_output("stream", name="stdout", text="saved\n")])
+    kernel = {"kernelspec": {"name": "python3", "display_name": "p"}}
+    path.parent.mkdir(parents=True)
+    nbformat.write(nbformat.v4.new_notebook(metadata=kernel, cells=[cell]), path)
 
 
-@pytest.mark.parametrize("saved, good", [("1\n", True), ("2\n", False)])
-def test_nbval_over_executed_labs_compares_what_they_printed(saved, good, tmp_path):
-    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "p"}})
-    output = nbformat.v4.new_output("stream", name="stdout", text=saved)
-    source = "# NBVAL_CHECK_OUTPUT\nprint(1)"
-    notebook.cells.append(nbformat.v4.new_code_cell(source, execution_count=1, outputs=[output]))
-    folder = tmp_path / "out" / "flan-t5-base"
-    folder.mkdir(parents=True)
-    nbformat.write(notebook, folder / "01_probe.ipynb")
-    words = nbval_line().split()
-    assert words[0] == ".venv/bin/python" and words[-1] == "out/flan-t5-base"
-    done = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True)
+@NEEDS_BASH
+@pytest.mark.parametrize("source, good", [("print('other')", True), ("raise ValueError('bad')", False)])
+def test_the_full_size_step_runs_every_cell_and_compares_nothing(source, good, tmp_path):
+    notebook(tmp_path / "labs" / "07_probe.ipynb", source)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', "utf-8")
+    python.chmod(0o755)
+    [step] = [s["run"] for s in read("gpu")["jobs"]["lab"]["steps"] if "nbval" in s.get("run", "")]
+    done = subprocess.run(["bash", "-eo", "pipefail", "-c", step], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "LAB": "07"})
     assert (done.returncode == 0) == good and ("1 passed" if good else "1 failed") in done.stdout, done.stdout
     assert (tmp_path / "out" / "nbval.xml").exists()
 
 
 @NEEDS_BASH
-@pytest.mark.parametrize("found, asked", [("", "issue create --title It broke --label bug --body run 7"),
-                                          ("12", "issue comment 12 --body run 7")], ids=["new", "open already"])
-def test_a_break_opens_one_issue(found, asked, tmp_path):
+@pytest.mark.parametrize("number, asked", [("", "create"), ("12", "comment 12")], ids=["new", "open already"])
+def test_a_failure_opens_one_issue(number, asked, tmp_path):
+    """With a program gh that notes what it is asked, and answers with the number of an open issue."""
     gh = tmp_path / "gh"
-    gh.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/log\n[ "$2" != list ] || echo "{found}"\n')
+    gh.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/log\n[ "$2" != list ] || echo "{number}"\n')
     gh.chmod(0o755)
     env = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "TITLE": "It broke", "RUN": "run 7"}
     subprocess.run(["bash", ".github/open-issue.sh"], cwd=ROOT, env=env, check=True)
-    first, second = (tmp_path / "log").read_text("utf-8").splitlines()
-    assert '--search in:title "It broke"' in first and second.startswith(asked)
-    assert subprocess.run(["bash", "-n", ".github/open-issue.sh"], cwd=ROOT).returncode == 0
+    search, answer = (tmp_path / "log").read_text("utf-8").splitlines()
+    assert "It broke" in search and answer.startswith(f"issue {asked}") and "run 7" in answer

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import evaluate
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 
@@ -25,8 +26,8 @@ def rouge(predictions: list[str], references: list[list[str]], kinds=("rouge1", 
         raise ValueError(f"{len(predictions)} predictions but {len(references)} lists of references")
     if not all(isinstance(r, list) and r for r in references):
         raise ValueError("every prediction needs a non-empty list of references")
-    made = _rouge().compute(predictions=list(predictions), references=references, kinds=kinds)
-    return {kind: 100 * np.asarray(values) for kind, values in made.items()}
+    scores = _rouge().compute(predictions=list(predictions), references=references, kinds=kinds)
+    return {kind: 100 * np.asarray(values) for kind, values in scores.items()}
 
 
 def rouge1(predictions: list[str], references: list[list[str]]) -> np.ndarray:
@@ -36,17 +37,17 @@ def rouge1(predictions: list[str], references: list[list[str]]) -> np.ndarray:
 
 def reference_ceiling(references: list[list[str]]) -> np.ndarray:
     """ROUGE-1 points of each example's references against one another, shape [n]: what one reference
-    scores when the others are the yardstick. Needs at least two references each."""
+    scores when the others are the yardstick. Not a number where an example has a single one."""
     rows, targets, owner = [], [], []
     for i, refs in enumerate(references):
-        if len(refs) < 2:
-            raise ValueError(f"example {i} has {len(refs)} reference: a ceiling needs at least two of each")
-        for j, text in enumerate(refs):
+        for j, text in enumerate(refs if len(refs) > 1 else ()):
             rows.append(text)
             targets.append(refs[:j] + refs[j + 1:])
             owner.append(i)
-    scores = rouge1(rows, targets)
-    return np.bincount(owner, weights=scores) / np.bincount(owner)
+    ceiling = np.full(len(references), np.nan)
+    for i, scores in pd.Series(rouge1(rows, targets)).groupby(owner):
+        ceiling[i] = scores.mean()
+    return ceiling
 
 
 def interval(scores, seed: int = 0, resamples: int = 2000) -> tuple[float, float, float]:
@@ -66,17 +67,17 @@ def interval(scores, seed: int = 0, resamples: int = 2000) -> tuple[float, float
     else:
         sample = (np.arange(runs), np.arange(n))
         statistic, vectorized = lambda r, e: scores[np.ix_(r, e)].mean(), False
-    made = stats.bootstrap(sample, statistic, n_resamples=resamples, method="percentile", vectorized=vectorized,
+    drawn = stats.bootstrap(sample, statistic, n_resamples=resamples, method="percentile", vectorized=vectorized,
                            rng=np.random.default_rng(seed), confidence_level=0.95)
-    return mean, float(made.confidence_interval.low), float(made.confidence_interval.high)
+    return mean, float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
 
 
 def share(right) -> tuple[float, float, float]:
     """(percent, low, high) of the true entries of `right`, [n], with the exact 95 % interval (Clopper & Pearson
     1934): unlike the bootstrap's it has a width where all entries agree."""
     right = np.asarray(right, dtype=bool)
-    found = stats.binomtest(int(right.sum()), right.size).proportion_ci(0.95, "exact")
-    return 100 * float(right.mean()), 100 * float(found.low), 100 * float(found.high)
+    exact = stats.binomtest(int(right.sum()), right.size).proportion_ci(0.95, "exact")
+    return 100 * float(right.mean()), 100 * float(exact.low), 100 * float(exact.high)
 
 
 def relative_fall(before, after, seed: int = 0, resamples: int = 2000) -> tuple[float, float, float]:

@@ -1,24 +1,119 @@
-"""Models and tokenizers from a directory or the hub: safetensors only, no remote code."""
+"""Models and tokenizers, from a folder or the hub: safetensors only, no remote code; peft's adapters around them.
 
+What the hub holds is fetched once as a snapshot, and loaded from that folder. Left to themselves the libraries ask
+the hub even for what is cached, and try again for 23 s where it refuses, for minutes where it is silent.
+"""
+
+import copy
+import os
+import queue
+import tempfile
+import threading
+import warnings
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
-from utils.hub import fetch
+from utils.profile import DISK_FAULTS, CourseError
+
+# The hub
+
+PATIENCE = 8  # seconds that the hub has for its first answer, the look-up of its name included
+NEEDED = ("config.json", "tokenizer*", "*.safetensors")  # of a model
+FILES = {"model": ["*.json", "*.safetensors", "*.model", "*.txt"], "dataset": ["*.csv"]}  # no pickles, no code
 
 
-class ModelError(RuntimeError):
+class HubError(CourseError, RuntimeError):
+    """Something cannot be fetched from the hub; the message says what, why and what to do."""
+
+
+def fetch(name: str, key: str = "model", needed: tuple[str, ...] = NEEDED) -> Path:
+    """The folder of a model or data set: `name` itself where it is one, else its snapshot in the hub's
+    cache, downloaded where one of the `needed` files (patterns) is not there yet.
+
+    `name` may end in @ and a revision (branch, tag, commit; "main" by default). `key` is the
+    profile's entry: "dialogues" is a data set, the others are models. Raises HubError within 10 s
+    where the hub does not answer.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    repo, _, revision = name.partition("@")
+    revision = revision or constants.DEFAULT_REVISION
+    kind = "dataset" if key == "dialogues" else "model"
+    what = {"repo_id": repo, "repo_type": kind, "revision": revision}
+    try:
+        folder = Path(snapshot_download(**what, allow_patterns=FILES[kind], local_files_only=True))
+        if all(any(folder.glob(pattern)) for pattern in needed):
+            return folder
+    except LocalEntryNotFoundError:
+        pass  # not there, or not all of it
+    except ValueError as error:  # not a name that the hub could have
+        raise HubError(f"{name!r} is neither a folder nor a name on the hub: {error}") from None
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise ConnectionError("the profile's network = false, or HF_HUB_OFFLINE, forbids a connection")
+        within(PATIENCE, lambda: HfApi().repo_info(**what, timeout=PATIENCE))
+        return Path(snapshot_download(**what, allow_patterns=FILES[kind]))
+    except RevisionNotFoundError:
+        raise HubError(f"{repo} has no revision {revision!r}: correct {key}_revision in labs/profiles.toml") from None
+    except RepositoryNotFoundError:
+        raise HubError(f"{constants.ENDPOINT} has no {kind} {repo}, or asks for a login (hf auth login): correct "
+                       f"{key} in labs/profiles.toml") from None
+    except Exception as error:  # whichever of the libraries underneath
+        if getattr(error, "errno", None) in DISK_FAULTS:
+            raise HubError(f"{repo} cannot be stored in {constants.HF_HUB_CACHE}: {os.strerror(error.errno)}; set "
+                           "HF_HOME to a folder of yours on a disk with room") from None
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        profile = os.environ.get("LAB_PROFILE") or "tiny"
+        raise HubError(f"profile {profile}: cannot fetch the {kind} {repo} (revision {revision}) from "
+                       f"{constants.ENDPOINT}: {reason}. Two ways out: LAB_PROFILE=tiny, which needs no network, or "
+                       f"HF_HOME=<a cache that holds it> (now {constants.HF_HOME})") from None
+
+
+def within(seconds: float, call):
+    """The call's result. Raises what it raises, and TimeoutError when time is up; the call is then left
+    behind in its thread, since nothing stops a look-up of a name."""
+    answer = queue.SimpleQueue()
+
+    def work():
+        try:
+            answer.put((call(), None))
+        except Exception as error:
+            answer.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        result, error = answer.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {seconds:.0f} s") from None
+    if error:
+        raise error
+    return result
+
+
+# Models
+
+
+class ModelError(CourseError, RuntimeError):
     """A model or tokenizer cannot be loaded; the message says what is wrong and what to do."""
 
 
-def load_tokenizer(name: str):
+def load_tokenizer(name: str, key: str = "model"):
     """The tokenizer of a model directory or hub name. Raises ModelError, HubError."""
-    folder = fetch(name)
-    if not any((folder / f).exists() for f in ("tokenizer.json", "spiece.model")):
+    folder = fetch(name, key)
+    if not any((folder / f).exists() for f in ("tokenizer.json", "spiece.model", "vocab.json", "vocab.txt")):
         raise ModelError(f"{folder} has no tokenizer (tokenizer.json or spiece.model): copy it from where the "
                          "model was trained, or save it there with tokenizer.save_pretrained()")
     try:
@@ -31,22 +126,39 @@ def load_model(name: str, device: torch.device | str = "cpu", *, attention: str 
     """(model, tokenizer) of an encoder-decoder, weights in fp32, in evaluation mode on the device.
 
     `name` is a model directory or a hub name, which may end in @ and a revision. Computation in bf16 is
-    autocast's business (see utils.generation). attention is "eager" (which gives attention maps and
-    trains a small model faster on CPU) or "sdpa", by default what suits the device. Raises ModelError
-    for a missing tokenizer, missing or damaged weights; HubError.
+    autocast's business. attention is "eager" (which gives attention maps and trains a small model faster
+    on CPU) or "sdpa", by default what suits the device. Raises ModelError for a missing tokenizer, missing
+    or damaged weights; HubError.
     """
     attention = attention or ("eager" if torch.device(device).type == "cpu" else "sdpa")
-    folder, tokenizer = fetch(name), load_tokenizer(name)
-    require_safetensors(folder, name)
-    logging.disable_progress_bar()
+    tokenizer = load_tokenizer(name)
+    model = _load_weights(AutoModelForSeq2SeqLM, name, attn_implementation=attention)
+    untie(model)
+    model.generation_config = token_ids_alone(model.generation_config)
+    fuse_activations(model)
+    return model.to(device).eval(), tokenizer
+
+
+def load_classifier(name: str, device: torch.device | str = "cpu", key: str = "reward"):
+    """(model, tokenizer) of a sequence classifier in fp32, in evaluation mode on the device. `key` is the
+    profile's entry, "reward" or "judge". Raises ModelError, HubError."""
+    tokenizer = load_tokenizer(name, key)
+    model = _load_weights(AutoModelForSequenceClassification, name, key)
+    return model.to(device).eval(), tokenizer
+
+
+def _load_weights(kind, name: str, key: str = "model", **options):
+    """A model of the kind (an Auto class) with nothing missing. Raises ModelError, HubError."""
+    folder = fetch(name, key)
+    require_safetensors(folder, name, key)
     if not (folder / "config.json").exists():
         raise ModelError(f"{folder} has no config.json: it is not a model directory")
+    logging.disable_progress_bar()
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a head of the checkpoint's own is no news, see untie
     try:
-        model, found = AutoModelForSeq2SeqLM.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, attn_implementation=attention,
-            output_loading_info=True)
+        model, report = kind.from_pretrained(folder, use_safetensors=True, trust_remote_code=False,
+                                             dtype=torch.float32, output_loading_info=True, **options)
     except SafetensorError as error:
         raise ModelError(f"the weights in {name!r} are damaged or cut short ({_first_line(error)}): "
                          "fetch model.safetensors again (git checkout, or empty the hub cache)") from error
@@ -54,14 +166,10 @@ def load_model(name: str, device: torch.device | str = "cpu", *, attention: str 
         raise ModelError(f"no safetensors weights can be loaded from {name!r}: {_first_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
-    if found["missing_keys"]:
-        raise ModelError(f"the weights in {name!r} lack {', '.join(sorted(found['missing_keys'])[:3])}: they are "
+    if report["missing_keys"]:
+        raise ModelError(f"the weights in {name!r} lack {', '.join(sorted(report['missing_keys'])[:3])}: they are "
                          "another model's, or cut short")
-    untie(model)
-    # A saved max_length would fight with max_new_tokens in every generate() call.
-    model.generation_config.max_length = None
-    fuse_activations(model)
-    return model.to(device).eval(), tokenizer
+    return model
 
 
 def require_safetensors(folder: Path, name: str, key: str = "model") -> None:
@@ -82,11 +190,23 @@ def untie(model) -> None:
         model.config.tie_word_embeddings = False
 
 
+def token_ids_alone(settings: GenerationConfig) -> GenerationConfig:
+    """The special tokens of a checkpoint's generation settings and nothing else: beams, a least length or a
+    temperature that came with it would make "greedy" and "sampled" mean something else."""
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    return GenerationConfig(**{name: getattr(settings, name) for name in names})
+
+
 def fuse_activations(model) -> None:
     """Puts torch's one-kernel tanh GELU where transformers computes the same in eight (5 % of a step on CPU)."""
     for module in model.modules():
         if isinstance(getattr(module, "act", None), NewGELUActivation):
             module.act = torch.nn.GELU(approximate="tanh")
+
+
+def autocast(device, dtype: torch.dtype):
+    """A context that computes in bf16 where the dtype asks for it, from weights that stay in fp32."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
 def count_parameters(model, trainable: bool = False) -> int:
@@ -96,3 +216,31 @@ def count_parameters(model, trainable: bool = False) -> int:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).split("\n")[0]
+
+
+# Adapters
+
+
+def add_adapter(model, config: PeftConfig) -> PeftModel:
+    """A copy of the model with a new adapter around it; the model itself stays as it is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that transformers renames
+        return get_peft_model(copy.deepcopy(model), config)
+
+
+def merge_adapter(model: PeftModel):
+    """A plain model with the adapter's update added into a copy of the weights. Raises
+    AttributeError for adapters that are no weight update (prompt tuning and its kin)."""
+    return copy.deepcopy(model).merge_and_unload()
+
+
+def trainable_percent(model) -> float:
+    """Weights that a gradient reaches, in percent of all (as peft's print_trainable_parameters)."""
+    return 100 * count_parameters(model, trainable=True) / count_parameters(model)
+
+
+def kilobytes_on_disk(model) -> float:
+    """Size of the saved weights: the adapter's alone, or the whole model's."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return sum(f.stat().st_size for f in Path(folder).glob("*.safetensors")) / 1000

@@ -55,21 +55,21 @@ def live_curves(names: list[str]):
     rows = -(-len(names) // 4)
     fig, axs = plt.subplots(rows, 4, figsize=(12, 2.3 * rows), layout="constrained", squeeze=False)
     plt.close(fig)  # else it would be shown a second time
-    handle, seen = display(fig, display_id=True), {}
+    handle, runs = display(fig, display_id=True), {}
 
     def add(run: str | None = None, record: dict | None = None) -> None:
         if record is not None:
-            seen.setdefault(run, []).append(record)
+            runs.setdefault(run, []).append(record)
             if (record["step"] + 1) % 5:
                 return
-        conditions = {label: label.rpartition(", seed")[0] for label in seen}
-        groups = conditions if len(set(conditions.values())) > 1 else {label: label for label in seen}
+        conditions = {label: label.rpartition(", seed")[0] for label in runs}
+        groups = conditions if len(set(conditions.values())) > 1 else {label: label for label in runs}
         colors = {group: f"C{i}" for i, group in enumerate(dict.fromkeys(groups.values()))}
         for ax, name in zip(axs.flat, names, strict=False):
             ax.clear()
             ax.set_title(name.replace("_", " "), fontsize=9)
             ax.set_xlabel("step", fontsize=7)
-            for label, records in seen.items():
+            for label, records in runs.items():
                 ax.plot([r["step"] for r in records], [r[name] for r in records], color=colors[groups[label]])
             for group, color in colors.items():
                 ax.plot([], [], color=color, label=group)

@@ -1,7 +1,10 @@
 """Prompts: instruction, worked examples (shots), query. One template for every task and model."""
 
 import random
+from bisect import bisect
 from collections.abc import Sequence
+
+from utils.profile import CourseError
 
 SUMMARIZE = "Summarize the conversation."
 SUMMARY_CUE = "Summary:"
@@ -10,7 +13,7 @@ ANSWER_CUE = "Answer:"
 Shot = tuple[str, str]
 
 
-class PromptTooLong(ValueError):
+class PromptTooLong(CourseError, ValueError):
     """A prompt does not fit the model's context window."""
 
 
@@ -28,21 +31,22 @@ def summary_prompt(dialogue: str, shots: Sequence[Shot] = (), instruction: str =
     return build(instruction, dialogue, shots, SUMMARY_CUE)
 
 
+def encode_prompts(tokenizer, prompts: Sequence[str], window: int | None = None) -> list[list[int]]:
+    """Token ids of each prompt, the end token included. `window` is the context window in tokens (the
+    tokenizer's model_max_length by default). Raises PromptTooLong: nothing is ever cut silently."""
+    window = window or tokenizer.model_max_length
+    ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
+    for i, tokens in enumerate(ids):
+        if len(tokens) > window:
+            raise PromptTooLong(f"prompt {i} of {len(ids)} has {len(tokens)} tokens and the context window {window}: "
+                                "shorten its dialogue (fit_window), drop shots (fit_shots) or truncate it on purpose "
+                                "(truncate_prompt)")
+    return ids
+
+
 def count_tokens(tokenizer, text: str) -> int:
     """Length of a text in tokens, the end token included."""
     return len(tokenizer(text, verbose=False)["input_ids"])
-
-
-def check_window(tokenizer, prompt: str, window: int | None = None) -> int:
-    """Returns the prompt's length in tokens; raises PromptTooLong where it passes the window."""
-    window = window or tokenizer.model_max_length
-    n = count_tokens(tokenizer, prompt)
-    if n > window:
-        raise PromptTooLong(
-            f"the prompt has {n} tokens and the context window {window}: drop {n - window} tokens, "
-            "for instance with fit_shots(), or truncate on purpose with truncate_prompt()"
-        )
-    return n
 
 
 def fit_shots(tokenizer, dialogue: str, shots: Sequence[Shot], window: int | None = None) -> tuple[str, int]:
@@ -52,29 +56,35 @@ def fit_shots(tokenizer, dialogue: str, shots: Sequence[Shot], window: int | Non
     PromptTooLong where the query alone does not fit.
     """
     window = window or tokenizer.model_max_length
-    for k in range(len(shots), -1, -1):
+    k, prompt = len(shots), summary_prompt(dialogue, shots)
+    while k > 0 and count_tokens(tokenizer, prompt) > window:
+        k -= 1
         prompt = summary_prompt(dialogue, shots[:k])
-        if count_tokens(tokenizer, prompt) <= window:
-            return prompt, k
-    check_window(tokenizer, summary_prompt(dialogue), window)
-    raise AssertionError("unreachable")
+    encode_prompts(tokenizer, [prompt], window)  # raises where even the query alone is too long
+    return prompt, k
 
 
-def shorten(tokenizer, dialogues: Sequence[str], window: int | None = None) -> list[str]:
-    """The dialogues, each with as many of its first turns as a zero-shot prompt holds; prints how many
-    had to be shortened. Raises PromptTooLong where not even one turn fits."""
-    window, kept, cut = window or tokenizer.model_max_length, [], 0
-    for dialogue in dialogues:
-        turns, whole = dialogue.split("\n"), dialogue
-        while len(turns) > 1 and count_tokens(tokenizer, summary_prompt(dialogue)) > window:
-            turns.pop()
-            dialogue = "\n".join(turns)
-        check_window(tokenizer, summary_prompt(dialogue), window)
-        cut += dialogue != whole
-        kept.append(dialogue)
-    if cut:
-        print(f"{cut} of {len(kept)} dialogues pass the window of {window} tokens: their last turns were dropped")
-    return kept
+def fit_window(tokenizer, table, window: int | None = None):
+    """The table of dialogues, each with as many of its first turns as a zero-shot prompt holds; prints how many had to
+    be shortened. Raises PromptTooLong, with the id, where not even one turn fits."""
+    window, count, shortened = window or tokenizer.model_max_length, 0, []
+
+    def too_long(turns: list[str]) -> bool:
+        return count_tokens(tokenizer, summary_prompt("\n".join(turns))) > window
+
+    for name, dialogue in zip(table["id"], table["dialogue"], strict=True):
+        turns = dialogue.split("\n")
+        if too_long(turns):
+            kept = bisect(range(1, len(turns)), False, key=lambda n, turns=turns: too_long(turns[:n]))
+            if kept == 0:
+                reason = "its first turn alone is longer" if turns[1:] else "it has no line ends to shorten it at"
+                raise PromptTooLong(f"dialogue {name} does not fit the window of {window} tokens ({reason}): put one "
+                                    "turn on a line, leave the row out, or take a model with a longer window")
+            dialogue, count = "\n".join(turns[:kept]), count + 1
+        shortened.append(dialogue)
+    if count:
+        print(f"{count} of {len(table)} dialogues pass the window of {window} tokens: their last turns are dropped")
+    return table.assign(dialogue=shortened)
 
 
 def truncate_prompt(tokenizer, prompt: str, window: int | None = None) -> str:
@@ -82,6 +92,13 @@ def truncate_prompt(tokenizer, prompt: str, window: int | None = None) -> str:
     window = window or tokenizer.model_max_length
     ids = tokenizer(prompt, truncation=True, max_length=window)["input_ids"]
     return tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def practice_prompts(preferences, dialogues, heated: int, civil: int) -> tuple[list[str], list[str]]:
+    """(heated, civil): the prompts that Lab 3 practises on, from the first dialogues of the preference pairs and
+    from the first dialogues of the table that have no civil summary because they need none."""
+    calm = dialogues["dialogue"][dialogues["summary_civil"] == ""]
+    return tuple([summary_prompt(d) for d in table] for table in (preferences["dialogue"][:heated], calm[:civil]))
 
 
 def draw_shots(examples: Sequence[Shot], k: int, seed: int, *, shuffle_answers: bool = False) -> list[Shot]:

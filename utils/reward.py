@@ -1,28 +1,39 @@
-"""A reward model: trained on preference pairs (Bradley and Terry 1952), or a classifier from the hub; one interface.
+"""What scores a completion: the reward model, trained on preference pairs (Bradley and Terry 1952) or a classifier
+from the hub, and the toxicity judge, which takes no part in any training.
 
-The reward is read by the label's name. A classifier's labels come in any order, and a sorted list of
-scores has the most probable label first, whichever that is.
+A classifier is read by the label's name. Its labels come in any order, and a sorted list of scores has the
+most probable label first, whichever that is.
 """
 
 import copy
+import json
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from scipy.special import expit
+from sklearn.feature_extraction.text import HashingVectorizer
 from torch import nn
 from torch.nn.functional import logsigmoid
 from tqdm import tqdm
 
-from utils.hub import fetch
-from utils.models import require_safetensors
+from utils.generation import by_length
+from utils.models import autocast, fetch, load_classifier
+from utils.profile import CourseError
+from utils.training import update
 
 PAD_TO = 8
 LABELS = ("rude", "civil")
+BUILD = "build it with: python data/build/make_judge.py"
 
 
-class LabelError(ValueError):
+class LabelError(CourseError, ValueError):
     """The reward model has no label of the name asked for."""
 
 
@@ -37,8 +48,8 @@ class EncoderClassifier(nn.Module):
 
     def forward(self, input_ids, attention_mask):
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        seen = attention_mask.unsqueeze(2)
-        return SimpleNamespace(logits=self.head((hidden * seen).sum(1) / seen.sum(1)))
+        real = attention_mask.unsqueeze(2)
+        return SimpleNamespace(logits=self.head((hidden * real).sum(1) / real.sum(1)))
 
 
 def new_classifier(model, seed: int = 0) -> EncoderClassifier:
@@ -47,34 +58,37 @@ def new_classifier(model, seed: int = 0) -> EncoderClassifier:
     return EncoderClassifier(copy.deepcopy(model.get_encoder()), model.config.d_model).to(model.device)
 
 
-def load_classifier(name: str, device="cpu"):
-    """(model, tokenizer) of a sequence classifier, from a folder or the hub. Raises ModelError, HubError."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+def reward_model(profile, base, tokenizer, pairs, seed: int = 1) -> tuple:
+    """(classifier, its tokenizer, losses): the profile's `reward`, without losses; where it names none, a classifier
+    on a copy of the base model's encoder, trained on `reward_pairs` of the table with columns chosen and rejected."""
+    if hasattr(profile, "reward"):
+        return *load_classifier(profile.reward, profile.device), []
+    classifier = new_classifier(base, seed)
+    preferences = list(zip(pairs["chosen"], pairs["rejected"], strict=True))[: profile.reward_pairs]
+    losses = train(classifier, tokenizer, preferences, profile.reward_training, label=profile.reward_label, seed=seed,
+                   dtype=profile.dtype)
+    return classifier, tokenizer, losses
 
-    folder = fetch(name, "reward")
-    require_safetensors(folder, name, "reward")
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, use_safetensors=True, trust_remote_code=False)
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
-
-def label_index(model, label: str) -> int:
-    """Where the label stands among the model's logits. Raises LabelError with the labels it has."""
+def label_index(model, label: str, key: str = "reward") -> int:
+    """Where the label stands among the model's logits. `key` is the profile's entry for the model. Raises
+    LabelError with the labels it has."""
     places = {name: int(i) for i, name in model.config.id2label.items()}
     if label not in places:
-        raise LabelError(f"the reward model has no label {label!r}; it has {', '.join(map(repr, places))}: set "
-                         "reward_label in labs/profiles.toml to the one that stands for what is wanted")
+        raise LabelError(f"the {key} model has no label {label!r}; it has {', '.join(map(repr, places))}: set "
+                         f"{key}_label in labs/profiles.toml to the one that stands for what is wanted")
     return places[label]
 
 
 def log_odds(model, tokenizer, texts: Sequence[str], label: str) -> torch.Tensor:
-    """[n]: the label's logit less the log-sum-exp of all others, which is log p / (1 - p); an only logit as it is."""
+    """[n]: the label's logit less the log-sum-exp of all others, which is log p / (1 - p); where each label has a
+    probability of its own (an only logit, a multi-label classifier) the label's logit as it is."""
     batch = tokenizer(list(texts), padding=True, truncation=True, pad_to_multiple_of=PAD_TO, return_tensors="pt")
     device = next(model.parameters()).device
     logits = model(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)).logits
     wanted = label_index(model, label)
-    if logits.shape[1] == 1:  # a reward model with a single output: that is the reward
-        return logits[:, 0].float()
+    if logits.shape[1] == 1 or getattr(model.config, "problem_type", None) == "multi_label_classification":
+        return logits[:, wanted].float()
     others = [i for i in range(logits.shape[1]) if i != wanted]
     return logits[:, wanted].float() - logits[:, others].float().logsumexp(1)
 
@@ -100,13 +114,11 @@ def train(model, tokenizer, pairs: Sequence[tuple[str, str]], settings: dict, *,
         shuffled = rng.sample(list(pairs), len(pairs))
         for start in range(0, len(pairs), size):
             chosen, rejected = zip(*shuffled[start:start + size], strict=True)
-            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            with autocast(device, dtype):
                 rewards = log_odds(model, tokenizer, chosen + rejected, label)
             loss = bradley_terry(*rewards.float().chunk(2))
-            optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            update(optimizer)
             schedule.step()
             losses.append(loss.item())
             bar.update()
@@ -115,19 +127,19 @@ def train(model, tokenizer, pairs: Sequence[tuple[str, str]], settings: dict, *,
     return losses
 
 
-def scorer(model, tokenizer, label: str, *, batch: int = 128, dtype=torch.float32) -> Callable:
+def scorer(model, tokenizer, label: str, *, batch: int = 128, dtype=torch.float32, key: str = "reward") -> Callable:
     """score(texts) -> np.ndarray [n]: the reward of each completion, without its prompt, as log-odds of
     the label. Raises LabelError at once."""
-    label_index(model, label)
+    label_index(model, label, key)
 
     @torch.inference_mode()
     def score(texts: Sequence[str]) -> np.ndarray:
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        out, device = np.zeros(len(texts)), next(model.parameters()).device
-        for part in (order[i:i + batch] for i in range(0, len(order), batch)):
-            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-                out[part] = log_odds(model, tokenizer, [texts[i] for i in part], label).cpu().double().numpy()
-        return out
+        scores, device = np.zeros(len(texts)), next(model.parameters()).device
+        for group in by_length([len(text) for text in texts], rows=batch):
+            with autocast(device, dtype):
+                odds = log_odds(model, tokenizer, [texts[i] for i in group], label)
+            scores[group] = odds.cpu().double().numpy()
+        return scores
 
     return score
 
@@ -136,8 +148,67 @@ def standardised(score: Callable, texts: Sequence[str], cap: float | None = None
     """The same reward with mean 0 and standard deviation 1 over the texts: then a KL coefficient means
     the same for every reward model (Ziegler et al. 2019 do so on the starting policy's samples). Above
     `cap` deviations nothing more is earned."""
-    known = score(texts)
-    mean, deviation, most = float(known.mean()), float(known.std()), np.inf if cap is None else cap
+    scores = score(texts)
+    mean, deviation, most = float(scores.mean()), float(scores.std()), np.inf if cap is None else cap
     if not deviation > 0:
         raise ValueError(f"the reward is {mean:.3g} for all {len(texts)} texts: there is nothing to learn from")
     return lambda others: np.minimum((score(others) - mean) / deviation, most)
+
+
+# The judge
+
+
+class Judge(NamedTuple):
+    """What `toxicity` needs: vectorizer (text -> [features]), coef [features], intercept, threshold."""
+
+    vectorizer: HashingVectorizer
+    coef: np.ndarray
+    intercept: float
+    threshold: float
+
+
+def make_vectorizer(settings: dict) -> HashingVectorizer:
+    """The vectorizer that the settings of config.json describe; it turns n texts into [n, features]."""
+    return HashingVectorizer(**{**settings, "ngram_range": tuple(settings["ngram_range"])})
+
+
+def load_judge(folder: str | Path) -> Judge:
+    """Reads config.json and judge.safetensors (coef [features], intercept [1]) from a folder."""
+    config_file, weights_file = Path(folder) / "config.json", Path(folder) / "judge.safetensors"
+    for file in (config_file, weights_file):
+        if not file.is_file():
+            raise FileNotFoundError(f"the toxicity judge lacks {file}; {BUILD}")
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        vectorizer, threshold = make_vectorizer(config["vectorizer"]), float(config["threshold"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{config_file} is damaged ({error}); {BUILD}") from error
+    try:
+        weights = load_file(weights_file)
+        coef, intercept = weights["coef"], weights["intercept"]
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{weights_file} is damaged or truncated ({error}); {BUILD}") from error
+    if coef.shape != (vectorizer.n_features,) or intercept.shape != (1,):
+        raise ValueError(f"{weights_file} does not fit {config_file}: coef {coef.shape}; {BUILD}")
+    return Judge(vectorizer, coef.astype(np.float64), float(intercept[0]), threshold)
+
+
+def toxicity(judge: Judge, texts: list[str]) -> np.ndarray:
+    """The probability, in [0, 1], that each of n texts is toxic. Shape [n], float64."""
+    if isinstance(texts, str):
+        raise TypeError("toxicity takes a list of texts, not one text")
+    texts = list(texts)
+    if not texts:
+        return np.zeros(0)
+    return expit(judge.vectorizer.transform(texts) @ judge.coef + judge.intercept)
+
+
+def toxicity_function(name: str, label: str = "toxic", device="cpu") -> Callable:
+    """texts -> probabilities [n], float64: of the bundled judge in the folder `name`, or of a classifier there or
+    on the hub, read by the name of its label. Raises LabelError, ModelError, HubError."""
+    folder = fetch(name, "judge", needed=("config.json", "*.safetensors"))
+    if (folder / "judge.safetensors").exists():
+        judge = load_judge(folder)
+        return lambda texts: toxicity(judge, texts)
+    score = scorer(*load_classifier(name, device, "judge"), label, key="judge")
+    return lambda texts: expit(score(list(texts)))

@@ -1,4 +1,4 @@
-"""Reinforcement learning from a reward on whole completions, for encoder-decoders: PPO and RLOO.
+"""Alignment of encoder-decoders: PPO and RLOO from a reward on whole completions, DPO from pairs of them.
 
 PPO (Schulman et al. 2017) as it is used on language models since Ziegler et al. (2019). What it leaves
 out of the literature's:
@@ -13,9 +13,14 @@ Dropout is off throughout. The reference is a copy of the policy as it was hande
 included: not the model before fine-tuning.
 
 Shapes are those of utils.rollouts: logp, values, rewards, mask [B, T], scores [B].
+
+Under several processes each takes its share of the prompts, and the result is that of one process: random numbers
+belong to a prompt's place in the batch, gradients are added up by hand, and the policy stays unwrapped, so that
+generate and adapters work.
 """
 
 import copy
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -24,13 +29,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
 from torch import nn
+from torch.nn.functional import logsigmoid
+from tqdm import tqdm
 
-from utils.checkpoints import fingerprint
-from utils.rollouts import chunks, read_once, rollout, score_all, token_scores
-from utils.steps import run_steps
-from utils.training import encode
+from utils import checkpoints
+from utils.generation import by_length
+from utils.prompts import encode_prompts
+from utils.rollouts import kl_terms, read_prompts_once, rollout, row_batches, score_all, token_scores
+from utils.training import checkpoint_place, encode, model_batch, resume, save, update
 
 DEFAULTS = {"passes": 2, "samples": 1, "kl": 0.1, "clip": 0.2, "value_clip": 0.2, "value_weight": 1.0,
             "value_learning_rate": 1e-2, "gamma": 1.0, "lam": 0.95, "max_new_tokens": 48, "rows": 32,
@@ -42,6 +49,14 @@ def frozen(policy):
     return copy.deepcopy(policy).requires_grad_(False).eval()
 
 
+def decoder_copy(policy):
+    """A copy of which only the decoder's blocks are trained: what writes. The encoder stays as it is, so that it
+    reads each prompt once for policy and reference."""
+    copied = copy.deepcopy(policy).requires_grad_(False)
+    copied.decoder.block.requires_grad_(True)
+    return copied
+
+
 def value_head(policy) -> nn.Linear:
     """A linear layer from the decoder's last hidden state to a value; zero at first."""
     head = nn.Linear(policy.config.hidden_size, 1, device=policy.device)
@@ -51,13 +66,6 @@ def value_head(policy) -> nn.Linear:
 
 
 # The parts of the loss
-
-
-def kl_terms(logp, ref_logp, mask) -> dict[str, torch.Tensor]:
-    """Two estimates of KL(policy || reference) of each completion, [B], from the policy's own samples, both
-    without bias (Schulman 2020, "Approximating KL Divergence"): k1 the plain one, k3 never below 0."""
-    d = (logp - ref_logp) * mask
-    return {"k1": d.sum(1), "k3": ((torch.exp(-d) - 1 + d) * mask).sum(1)}
 
 
 def token_rewards(scores, logp, ref_logp, mask, beta: float) -> torch.Tensor:
@@ -116,86 +124,171 @@ def align(policy, tokenizer, prompts: Sequence[str], score: Callable, settings: 
     settings: steps, batch (completions in a step), learning_rate, and any of DEFAULTS; `rows` go through
     the model at a time, and the value head has a learning rate of its own. callback(record) sees every
     step's record and ends the training by returning True. With `folder` every `checkpoint_every` steps are
-    stored there, a training that was stopped goes on from them, and they are removed at the end. Under
-    several processes (accelerator, the policy on its device) each takes its share of the prompts, and the
-    result is that of one process: random numbers belong to a prompt's place in the batch, gradients are
-    added up by hand, and the policy stays unwrapped, so that generate and adapters work. Returns history,
-    reference, head, seconds. Raises FloatingPointError where a loss is not a number, ValueError.
+    stored there, a training that was stopped goes on from them, and they are removed at the end. Returns history,
+    reference, head, seconds. Raises FloatingPointError where a loss is not a number, ValueError, and TrainingError
+    where another process is at the same run.
 
     A record, means over the batch as it was drawn: score; reward (score less beta * kl); kl and kl_k3
-    to the reference, nats a completion; entropy, nats a token; length, tokens; clip_fraction and
+    to the reference, nats per completion; entropy, nats per token; length, tokens; clip_fraction and
     ratio_max of the last pass; ratio_first, which is 1; value_loss; gradient (norm before it is
     clipped); seconds, and of them rollout, scoring, update.
     """
     s = {**DEFAULTS, **settings}
     if method not in ("ppo", "rloo") or method == "rloo" and s["samples"] < 2:
-        raise ValueError(f"method {method!r} with {s['samples']} samples a prompt: ppo, or rloo with at least 2")
-    ids = [row["input_ids"] for row in encode(tokenizer, [(prompt, "") for prompt in prompts])]
-    reference, head = frozen(policy), value_head(policy) if method == "ppo" else None
+        raise ValueError(f"method {method!r} with {s['samples']} samples per prompt: ppo, or rloo with at least 2")
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    some = min(s["batch"] // s["samples"], len(ids))
-    if some < world:
-        raise ValueError(f"{some} prompts in a step cannot be shared among {world} processes: raise batch")
+    total = (lambda x: accelerator.reduce(x, "sum")) if accelerator else (lambda x: x)  # over all processes
+    ids, main = encode_prompts(tokenizer, prompts), rank == 0
+    count = min(s["batch"] // s["samples"], len(ids))  # prompts in a step
+    if count < world:
+        raise ValueError(f"{count} prompts in a step cannot be shared among {world} processes: raise batch")
+    reference, head = frozen(policy), value_head(policy) if method == "ppo" else None
+    trained, optimizer = trainable(policy, head, s)
+    what = [ids, {**s, "method": method, "reward": float(score([label])[0])}, seed, str(dtype), label]
+    place = checkpoint_place(folder, policy, what, accelerator)
+    policy.eval()
 
-    def total(x):
-        return accelerator.reduce(x, "sum") if accelerator else x
+    with checkpoints.sole_owner(place if main else None):
+        history, _ = resume(place, trained, optimizer, accelerator)
+        bar = tqdm(total=s["steps"], initial=len(history), desc=label, leave=False, disable=not main)
+        for step in range(len(history), s["steps"]):
+            torch.manual_seed(random.Random(f"{seed} {step} 0").getrandbits(48))
+            clock = [time.perf_counter()]
 
-    def most(x):
-        return float(accelerator.gather(x.max()[None]).max() if accelerator else x.max())
+            # Rollout: completions of this process's share of the step's prompts
+            uniform = torch.rand(s["max_new_tokens"], count, s["samples"])  # the same in all processes
+            drawn = random.Random(f"{seed} {step}").sample(range(len(ids)), count)[rank::world]
+            rows, texts = rollout(policy, tokenizer, [ids[i] for i in drawn], max_new_tokens=s["max_new_tokens"],
+                                  dtype=dtype, samples=s["samples"], uniform=uniform[:, rank::world].flatten(1))
+            clock.append(time.perf_counter())
 
-    def one_step(step, learn):
-        clock = [time.perf_counter()]
-        uniform = torch.rand(s["max_new_tokens"], some, s["samples"])  # the same in all processes
-        drawn = random.Random(f"{seed} {step}").sample(range(len(ids)), some)[rank::world]
-        rows, texts = rollout(policy, tokenizer, [ids[i] for i in drawn], max_new_tokens=s["max_new_tokens"],
-                              dtype=dtype, samples=s["samples"], uniform=uniform[:, rank::world].flatten(1))
-        clock.append(time.perf_counter())
+            # Score: the reward of each completion, the log-probability of each token under policy and reference
+            scores = torch.as_tensor(np.asarray(score(texts)), dtype=torch.float32, device=policy.device)
+            batches = read_prompts_once(policy, row_batches(policy, tokenizer, rows, s["rows"]), dtype)
+            old_logp, old_values, mask = score_all(policy, head, batches, dtype)
+            ref_logp, _, _ = score_all(reference, None, batches, dtype)
+            rewards = token_rewards(scores, old_logp, ref_logp, mask, s["kl"])
+            if method == "ppo":
+                advantages, returns = gae(rewards, old_values, mask, s["gamma"], s["lam"])
+                advantages = whiten(advantages, mask, total)
+            else:
+                advantages, returns = leave_one_out(rewards.sum(1), s["samples"])[:, None] * mask, None
+            tokens = total(mask.sum())
+            clock.append(time.perf_counter())
 
-        scores = torch.as_tensor(np.asarray(score(texts)), dtype=torch.float32, device=policy.device)
-        batches = read_once(policy, chunks(policy, tokenizer, rows, s["rows"]), dtype)
-        old_logp, old_values, mask = score_all(policy, head, batches, dtype)
-        ref_logp = score_all(reference, None, batches, dtype)[0]
-        rewards = token_rewards(scores, old_logp, ref_logp, mask, s["kl"])
-        if method == "ppo":
-            advantages, returns = gae(rewards, old_values, mask, s["gamma"], s["lam"])
-            advantages = whiten(advantages, mask, total)
-        else:
-            advantages = leave_one_out(rewards.sum(1), s["samples"])[:, None] * mask
-        tokens, seen = total(mask.sum()), []  # seen: pass, ratios, error of the values
-        clock.append(time.perf_counter())
+            # Learn: each pass is one optimizer step on the whole batch, a few rows at a time
+            ratios, value_errors = [], []  # of each pass: new to old probability of every token, error of the values
+            for number in range(s["passes"]):
+                ratios.append([])
+                value_errors.append(torch.zeros((), device=policy.device))
+                for places, batch in batches:
+                    logp, values, real = token_scores(policy, head, batch, dtype)
+                    old, advantage = (x[places, :real.shape[1]] for x in (old_logp, advantages))
+                    loss = policy_loss(logp, old, advantage, real, s["clip"]).sum() / tokens
+                    if head is not None:
+                        before, target = (x[places, :real.shape[1]] for x in (old_values, returns))
+                        error = value_loss(values, before, target, real, s["value_clip"]).sum() / tokens
+                        loss = loss + s["value_weight"] * error
+                        value_errors[-1] += error.detach()
+                    if not torch.isfinite(loss):
+                        whose = sorted({drawn[p // s["samples"]] for p in places.tolist()})
+                        raise checkpoints.not_finite(label, f"the loss is {loss.item()} (pass {number + 1}, prompts "
+                                                     f"{whose})", place, history)
+                    loss.backward()
+                    ratios[-1].append(torch.exp((logp - old).detach() * real)[real > 0])
+                gradient = update(optimizer, limit=s["max_gradient"], accelerator=accelerator)
+                if not math.isfinite(gradient):
+                    raise checkpoints.not_finite(label, f"the gradient is {gradient}", place, history)
+            clock.append(time.perf_counter())
 
-        def losses(number):
-            for i, (places, batch) in enumerate(batches):
-                logp, values, m = token_scores(policy, head, batch, dtype)
-                old, gained = (x[places, :m.shape[1]] for x in (old_logp, advantages))
-                loss = policy_loss(logp, old, gained, m, s["clip"]).sum() / tokens
-                ratio, value_error = torch.exp((logp - old).detach() * m)[m > 0], 0.0
-                if head is not None:
-                    before, target = (x[places, :m.shape[1]] for x in (old_values, returns))
-                    error = value_loss(values, before, target, m, s["value_clip"]).sum() / tokens
-                    loss, value_error = loss + s["value_weight"] * error, error.item()
-                seen.append((number, ratio, value_error))
-                whose = sorted({drawn[p // s["samples"]] for p in places.tolist()})
-                yield loss, f"pass {number + 1}, batch {i + 1} of {len(batches)}, prompts {whose}"
+            first, last = torch.cat(ratios[0]), torch.cat(ratios[-1])
+            kl = kl_terms(old_logp, ref_logp, mask)
+            sums = {"score": scores, "reward": rewards.sum(1), "kl": kl["k1"], "kl_k3": kl["k3"], "length": mask.sum(1)}
+            record = {name: float(total(x.sum()) / (count * s["samples"])) for name, x in sums.items()}
+            record |= {"entropy": float(-total((old_logp * mask).sum()) / tokens),
+                       "clip_fraction": float(total(((last - 1).abs() > s["clip"]).float().sum()) / tokens),
+                       "ratio_first": largest((first - 1).abs(), accelerator) + 1, "gradient": gradient,
+                       "ratio_max": largest(last, accelerator), "value_loss": float(total(value_errors[0]))}
+            history.append({"step": step, **record, "seconds": clock[-1] - clock[0],
+                            **dict(zip(("rollout", "scoring", "update"), np.diff(clock).tolist(), strict=True))})
+            if len(history) % s["checkpoint_every"] == 0:
+                save(place, trained, optimizer, history, {}, main)
+            bar.update()
+            if callback and callback(history[-1]):
+                break
+        bar.close()
+    return SimpleNamespace(history=history, reference=reference, head=head,
+                           seconds=sum(record["seconds"] for record in history))
 
-        gradient = [learn(losses(number)) for number in range(s["passes"])][-1]
-        clock.append(time.perf_counter())
 
-        first, last = (torch.cat([ratio for n, ratio, _ in seen if n == k]) for k in (0, s["passes"] - 1))
-        kl = kl_terms(old_logp, ref_logp, mask)
-        means = {"score": scores, "reward": rewards.sum(1), "kl": kl["k1"], "kl_k3": kl["k3"], "length": mask.sum(1)}
-        record = {name: float(total(each.sum()) / (some * s["samples"])) for name, each in means.items()}
-        record |= {"entropy": float(-total((old_logp * mask).sum()) / tokens),
-                   "clip_fraction": float(total(((last - 1).abs() > s["clip"]).float().sum()) / tokens)}
-        value_error = torch.tensor(sum(v for n, _, v in seen if n == 0), device=policy.device)
-        record |= {"value_loss": float(total(value_error)), "ratio_first": most((first - 1).abs()) + 1,
-                   "ratio_max": most(last), "gradient": gradient, "seconds": clock[-1] - clock[0]}
-        return record | dict(zip(("rollout", "scoring", "update"), np.diff(clock).tolist(), strict=True))
+def trainable(policy, head, s: dict) -> tuple[dict, torch.optim.Optimizer]:
+    """({name: weight}, optimizer): what has gradients in the policy and the value head, each at its own rate."""
+    weights = {f"policy.{name}": p for name, p in policy.named_parameters() if p.requires_grad}
+    groups = [{"params": list(weights.values()), "lr": s["learning_rate"]}]
+    if head is not None:
+        weights |= {f"head.{name}": p for name, p in head.named_parameters()}
+        groups.append({"params": list(head.parameters()), "lr": s["value_learning_rate"]})
+    return weights, torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
 
-    what = {**s, "method": method, "label": label, "reward": float(score([label])[0])}
-    place = folder and Path(folder) / fingerprint(policy, ids, what, seed)
-    if accelerator:
-        [place] = broadcast_object_list([place])
-    done = run_steps(policy, head, one_step, s, seed=seed, place=place, label=label, callback=callback,
-                     accelerator=accelerator)
-    return SimpleNamespace(reference=reference, head=head, **done)
+
+def largest(x, accelerator=None) -> float:
+    """The largest entry over all processes."""
+    return float(accelerator.gather(x.max()[None]).max() if accelerator else x.max())
+
+
+# Without samples or reward model
+
+
+def dpo_margin(logp, ref_logp, mask) -> torch.Tensor:
+    """[pairs]: how much more than the reference the policy prefers the first half of the rows, [2 pairs, T],
+    to the second (Rafailov et al. 2023); the loss is -log sigmoid(beta * margin)."""
+    chosen, rejected = ((logp - ref_logp) * mask).sum(1).chunk(2)
+    return chosen - rejected
+
+
+def dpo(policy, tokenizer, triples: Sequence[tuple[str, str, str]], settings: dict, *, seed: int = 0,
+        dtype=torch.float32, callback: Callable | None = None, folder: Path | None = None,
+        label: str = "DPO") -> SimpleNamespace:
+    """Trains `policy` in place on (prompt, chosen, rejected), without samples or reward model.
+
+    settings: steps, batch (pairs in a step), learning_rate, beta, and rows, max_gradient,
+    checkpoint_every of DEFAULTS. Callback, folder, errors and result are those of align().
+    """
+    s = {**DEFAULTS, **settings}
+    sides = [encode(tokenizer, [(triple[0], triple[k]) for triple in triples]) for k in (1, 2)]
+    reference = frozen(policy)
+    trained, optimizer = trainable(policy, None, s)
+    place = checkpoint_place(folder, policy, [sides, s, seed, str(dtype), label])
+    policy.eval()
+    with checkpoints.sole_owner(place):
+        history, _ = resume(place, trained, optimizer)
+        bar = tqdm(total=s["steps"], initial=len(history), desc=label, leave=False)
+        for step in range(len(history), s["steps"]):
+            began, margins = time.perf_counter(), []
+            drawn = random.Random(f"{seed} {step}").sample(range(len(triples)), min(s["batch"], len(triples)))
+            for places in by_length([len(sides[0][i]["input_ids"]) for i in drawn], rows=max(1, s["rows"] // 2)):
+                pairs = [drawn[i] for i in places]
+                batch = model_batch(policy, tokenizer, [side[i] for side in sides for i in pairs])
+                [(_, batch)] = read_prompts_once(policy, [(pairs, batch)], dtype)
+                with torch.no_grad():
+                    ref_logp, _, _ = token_scores(reference, None, batch, dtype)
+                logp, _, mask = token_scores(policy, None, batch, dtype)
+                margins.append(dpo_margin(logp, ref_logp, mask))
+                loss = -logsigmoid(s["beta"] * margins[-1]).sum() / len(drawn)
+                if not torch.isfinite(loss):
+                    raise checkpoints.not_finite(label, f"the loss is {loss.item()} (pairs {pairs})", place, history)
+                loss.backward()
+            gradient = update(optimizer, limit=s["max_gradient"])
+            if not math.isfinite(gradient):
+                raise checkpoints.not_finite(label, f"the gradient is {gradient}", place, history)
+            margin = torch.cat(margins).detach()
+            history.append({"step": step, "loss": float(-logsigmoid(s["beta"] * margin).mean()),
+                            "accuracy": float((margin > 0).float().mean()), "margin": float(margin.mean()),
+                            "gradient": gradient, "seconds": time.perf_counter() - began})
+            if len(history) % s["checkpoint_every"] == 0:
+                save(place, trained, optimizer, history, {})
+            bar.update()
+            if callback and callback(history[-1]):
+                break
+        bar.close()
+    return SimpleNamespace(history=history, reference=reference, seconds=sum(record["seconds"] for record in history))

@@ -1,17 +1,22 @@
-"""Completions drawn from a policy, and the log-probability of each of their tokens.
+"""Completions drawn from a policy, the log-probability of each of their tokens, and its distance from a reference.
 
 Shapes: B completions in a batch, T tokens in the longest one, its end token included. mask [B, T] is 1
 up to and including the end token, 0 after it.
 """
 
+import math
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
-from utils.generation import Draw, in_dtype
-from utils.training import IGNORED, PAD_PROMPT, collate
+from utils.generation import Draw, by_length, generate, in_dtype
+from utils.models import autocast
+from utils.prompts import encode_prompts
+from utils.training import IGNORED, PAD_PROMPT, model_batch
 
 
 @torch.no_grad()
@@ -21,13 +26,13 @@ def rollout(policy, tokenizer, ids: list[list[int]], *, max_new_tokens: int, dty
     whole distribution; `uniform` [max_new_tokens, completions] gives the random numbers for it (see Draw).
     rows are {"input_ids", "labels"} as in utils.training, labels up to and including the end token.
     Probabilities are token_scores' business: the sampler rounds otherwise."""
-    asked = [prompt for prompt in ids for _ in range(samples)]
-    batch = tokenizer.pad({"input_ids": asked}, pad_to_multiple_of=PAD_PROMPT, return_tensors="pt").to(policy.device)
-    made = in_dtype(policy, dtype).generate(
+    repeated = [prompt for prompt in ids for _ in range(samples)]
+    batch = tokenizer.pad({"input_ids": repeated}, pad_to_multiple_of=PAD_PROMPT, return_tensors="pt").to(policy.device)
+    drawn = in_dtype(policy, dtype).generate(
         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], logits_processor=[Draw(uniform)],
         do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
-    completions = [through_end(row, tokenizer.eos_token_id) for row in made[:, 1:].tolist()]
-    rows = [{"input_ids": p, "labels": c} for p, c in zip(asked, completions, strict=True)]
+    completions = [through_end(row, tokenizer.eos_token_id) for row in drawn[:, 1:].tolist()]
+    rows = [{"input_ids": p, "labels": c} for p, c in zip(repeated, completions, strict=True)]
     return rows, [text.strip() for text in tokenizer.batch_decode(completions, skip_special_tokens=True)]
 
 
@@ -36,39 +41,34 @@ def through_end(ids: list[int], end: int) -> list[int]:
     return ids[: ids.index(end) + 1] if end in ids else ids
 
 
-def chunks(policy, tokenizer, rows: list[dict], size: int) -> list[tuple[torch.Tensor, dict]]:
+def row_batches(policy, tokenizer, rows: list[dict], size: int) -> list[tuple[torch.Tensor, dict]]:
     """The rows as (places, batch) of at most `size`: completions of like length together, each batch as
     wide as it needs; places [size] says which rows they are."""
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i]["labels"]), len(rows[i]["input_ids"])))
-    made = []
-    for places in (order[i:i + size] for i in range(0, len(rows), size)):
-        batch = collate([rows[i] for i in places], tokenizer.pad_token_id, policy.config.decoder_start_token_id)
-        made.append((torch.tensor(places), {name: tensor.to(policy.device) for name, tensor in batch.items()}))
-    return made
+    groups = by_length([(len(row["labels"]), len(row["input_ids"])) for row in rows], rows=size)
+    return [(torch.tensor(places), model_batch(policy, tokenizer, [rows[i] for i in places])) for places in groups]
 
 
 @torch.no_grad()
-def read_once(policy, batches: list[tuple], dtype=torch.float32) -> list[tuple]:
+def read_prompts_once(policy, batches: list[tuple], dtype=torch.float32) -> list[tuple]:
     """The same batches with the encoder's output in place of the prompt's tokens, where nothing in the
     encoder is trained: then policy and reference read alike, and reading once serves every pass of a step."""
     encoder = policy.get_encoder()
     if any(p.requires_grad for p in encoder.parameters()):
         return batches
-    made = []
+    read = []
     for places, batch in batches:
         batch = dict(batch)
-        with exactly(dtype, policy.device):
-            read = encoder(input_ids=batch.pop("input_ids"), attention_mask=batch["attention_mask"])
-        made.append((places, batch | {"encoder_outputs": tuple(read.to_tuple())}))
-    return made
+        with same_kernel(dtype, policy.device):
+            states = encoder(input_ids=batch.pop("input_ids"), attention_mask=batch["attention_mask"])
+        read.append((places, batch | {"encoder_outputs": tuple(states.to_tuple())}))
+    return read
 
 
 @contextmanager
-def exactly(dtype: torch.dtype, device):
-    """Attention in its one kernel that is the same with and without gradients; with torch's own choice the
+def same_kernel(dtype: torch.dtype, device):
+    """Attention in the one kernel that is the same with and without gradients; with torch's own choice the
     ratio of the first pass would not be exactly 1. bf16 where asked for."""
-    with sdpa_kernel(SDPBackend.MATH), torch.autocast(torch.device(device).type, torch.bfloat16,
-                                                      enabled=dtype == torch.bfloat16):
+    with sdpa_kernel(SDPBackend.MATH), autocast(device, dtype):
         yield
 
 
@@ -76,7 +76,7 @@ def token_scores(model, head, batch: dict, dtype=torch.float32) -> tuple:
     """(logp, values, mask), each [B, T], by one teacher-forced forward pass: the log-probability of
     each token of the completion, and the value of what stood before it (None without a head)."""
     labels, inputs = batch["labels"], {k: v for k, v in batch.items() if k != "labels"}
-    with exactly(dtype, labels.device):
+    with same_kernel(dtype, labels.device):
         out = model(**inputs, output_hidden_states=head is not None, use_cache=False)
     flat = out.logits.float().flatten(0, 1)
     logp = -cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="none").view(labels.shape)
@@ -88,9 +88,57 @@ def token_scores(model, head, batch: dict, dtype=torch.float32) -> tuple:
 def score_all(model, head, batches: list[tuple], dtype=torch.float32) -> tuple:
     """token_scores of all rows in their own order, each [B, T] with the T of the longest."""
     count, width = sum(len(places) for places, _ in batches), max(b["labels"].shape[1] for _, b in batches)
-    whole = torch.zeros(3, count, width, device=model.device)
+    scores = torch.zeros(3, count, width, device=model.device)
     for places, batch in batches:
         for kind, part in enumerate(token_scores(model, head, batch, dtype)):
             if part is not None:
-                whole[kind, places, :part.shape[1]] = part
-    return whole[0], None if head is None else whole[1], whole[2]
+                scores[kind, places, :part.shape[1]] = part
+    return scores[0], None if head is None else scores[1], scores[2]
+
+
+# The distance from a reference, and best-of-n sampling
+
+
+def kl_terms(logp, ref_logp, mask) -> dict[str, torch.Tensor]:
+    """Two estimates of KL(policy || reference) of each completion, [B], from the policy's own samples, both
+    without bias (Schulman 2020, "Approximating KL Divergence"): k1 the plain one, k3 never below 0."""
+    d = (logp - ref_logp) * mask
+    return {"k1": d.sum(1), "k3": ((torch.exp(-d) - 1 + d) * mask).sum(1)}
+
+
+@torch.no_grad()
+def sampled_kl(policy, reference, tokenizer, prompts: Sequence[str], *, max_new_tokens: int = 48, dtype=torch.float32,
+               seed: int = 0, rows: int = 64) -> tuple[np.ndarray, list[str]]:
+    """(KL [n], texts): one sampled completion of each prompt, and the policy's log-probability of it less
+    the reference's, in nats: the unbiased estimate k1."""
+    torch.manual_seed(seed)
+    ids = encode_prompts(tokenizer, prompts)
+    kl, texts = np.zeros(len(ids)), [""] * len(ids)
+    for places in by_length([len(tokens) for tokens in ids], rows=rows):
+        drawn, completions = rollout(policy, tokenizer, [ids[i] for i in places], max_new_tokens=max_new_tokens,
+                                     dtype=dtype)
+        batches = row_batches(policy, tokenizer, drawn, rows)
+        (logp, _, mask), (ref_logp, _, _) = (score_all(m, None, batches, dtype) for m in (policy, reference))
+        kl[places] = kl_terms(logp, ref_logp, mask)["k1"].cpu().double().numpy()
+        for i, text in zip(places, completions, strict=True):
+            texts[i] = text
+    return kl, texts
+
+
+def best_of_n(policy, tokenizer, prompts: Sequence[str], score: Callable, ns: Sequence[int], *,
+              max_new_tokens: int = 48, dtype=torch.float32, batch_tokens: int = 24_576, seed: int = 0,
+              progress: str | None = None) -> dict[int, tuple[list[str], np.ndarray]]:
+    """{n: (texts, scores)}: of the first n samples of each prompt the one that scores highest."""
+    most = max(ns)
+    texts = generate(policy, tokenizer, [p for p in prompts for _ in range(most)], max_new_tokens=max_new_tokens,
+                     dtype=dtype, seed=seed, batch_tokens=batch_tokens, logits_processor=[Draw()], progress=progress)
+    scores = np.asarray(score(texts)).reshape(len(prompts), most)
+    best = {n: scores[:, :n].argmax(axis=1) for n in ns}
+    return {n: ([texts[i * most + j] for i, j in enumerate(pick)], scores[np.arange(len(pick)), pick])
+            for n, pick in best.items()}
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL of best-of-n sampling to the sampled policy in nats, log n - (n-1)/n (Stiennon et al. 2020); an
+    upper bound where samples can be equal (Beirami et al. 2024)."""
+    return math.log(n) - (n - 1) / n

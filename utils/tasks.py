@@ -108,11 +108,11 @@ def entities(text: str) -> set[tuple[str, str]]:
     return pairs
 
 
-def f1(found: set, wanted: set) -> float:
+def f1(named: set, wanted: set) -> float:
     """Harmonic mean of precision and recall (a fraction); 1 where both sets are empty."""
-    if not found and not wanted:
+    if not named and not wanted:
         return 1.0
-    return 2 * len(found & wanted) / (len(found) + len(wanted))
+    return 2 * len(named & wanted) / (len(named) + len(wanted))
 
 
 def evaluate(text: str):
@@ -173,10 +173,10 @@ def _inner(node: ast.AST, names: dict, steps: list[int]):
             return True
         case ast.IfExp(test=test, body=body, orelse=other):
             return value(body) if value(test) else value(other)
-        case ast.Subscript(value=whole, slice=ast.Slice(lower=low, upper=high, step=step)):
-            return value(whole)[slice(*(part and value(part) for part in (low, high, step)))]
-        case ast.Subscript(value=whole, slice=part):
-            return value(whole)[value(part)]
+        case ast.Subscript(value=sequence, slice=ast.Slice(lower=low, upper=high, step=step)):
+            return value(sequence)[slice(*(part and value(part) for part in (low, high, step)))]
+        case ast.Subscript(value=sequence, slice=part):
+            return value(sequence)[value(part)]
         case ast.ListComp(elt=element, generators=loops) | ast.GeneratorExp(elt=element, generators=loops):
             return list(_loop(element, loops, names, steps))
         case ast.Call(func=function, args=args, keywords=keywords):
@@ -193,8 +193,8 @@ def _binary(op: ast.operator, left, right):
     if isinstance(op, ast.Mod) and isinstance(left, str):
         raise ValueError("% is for numbers")
     if isinstance(op, ast.Mult):
-        for whole, times in ((left, right), (right, left)):
-            if isinstance(whole, str | list | tuple) and _size(whole) * times > MAX_SIZE:
+        for sequence, times in ((left, right), (right, left)):
+            if isinstance(sequence, str | list | tuple) and _size(sequence) * times > MAX_SIZE:
                 raise ValueError("repeated too often")
     return OPERATORS[type(op)](left, right)
 
@@ -205,10 +205,10 @@ def _call(function: ast.AST, args: list, options: dict, value):
             if name == "round" and len(args) > 1 and abs(args[1]) > 20:
                 raise ValueError("too many digits")
             return BUILTINS[name](*args, **options)
-        case ast.Attribute(value=whole, attr=name) if name in METHODS:
-            whole = value(whole)
-            if isinstance(whole, str | list):
-                return getattr(whole, name)(*args, **options)
+        case ast.Attribute(value=sequence, attr=name) if name in METHODS:
+            sequence = value(sequence)
+            if isinstance(sequence, str | list):
+                return getattr(sequence, name)(*args, **options)
     raise ValueError("call not allowed")
 
 

@@ -1,36 +1,39 @@
-"""Supervised training of an encoder-decoder: Seq2SeqTrainer with its traps taken out.
+"""Supervised training of an encoder-decoder on (prompt, completion) pairs: one loop, top to bottom.
 
-transformers' Trainer scales a T5's loss wrongly under gradient accumulation, because T5's forward
-swallows the count of tokens without using it; here the loss is a sum divided by that count.
+What it takes over from transformers' Trainer, to which a test compares it: AdamW without weight decay, a learning
+rate that rises for a tenth of the steps and then falls to 0 in a straight line, gradients clipped to norm 1, rows of
+like length together. What differs: the loss of a step is the mean over all the tokens it counts, however the step
+is cut into batches (Trainer weighs a T5's batches wrongly, because T5's forward swallows the count of tokens).
 """
 
 import math
 import random
-import shutil
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
-from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
-from transformers.utils import logging
 
-from utils.checkpoints import alone_in, fingerprint, last_checkpoint
+from utils import checkpoints
 from utils.dialogues import DataError
-from utils.prompts import PromptTooLong, summary_prompt
-from utils.sharding import ShardedTrainer
+from utils.generation import by_length
+from utils.models import autocast
+from utils.prompts import encode_prompts, summary_prompt
 
 IGNORED = -100  # a label that the loss does not count
 PAD_PROMPT, PAD_ANSWER = 16, 8  # lengths are padded up to multiples: few shapes, and little waste
 
 Pair = tuple[str, str]
+
+
+# Examples and batches
 
 
 def summary_pairs(table, n: int | None = None, seed: int = 0) -> list[Pair]:
@@ -43,20 +46,15 @@ def summary_pairs(table, n: int | None = None, seed: int = 0) -> list[Pair]:
     for name, _, summary in rows:
         if not summary.strip():
             raise DataError(f"empty summary (id {name!r}): a model cannot be trained on it; fill it in or drop the row")
-    chosen = rows if n is None else random.Random(seed).sample(rows, len(rows))[:n]
-    return [(summary_prompt(dialogue), summary) for _, dialogue, summary in chosen]
+    drawn = rows if n is None else random.Random(seed).sample(rows, len(rows))[:n]
+    return [(summary_prompt(dialogue), summary) for _, dialogue, summary in drawn]
 
 
 def encode(tokenizer, pairs: Sequence[Pair]) -> list[dict]:
     """[{"input_ids", "labels"}], token ids with the end token. Raises PromptTooLong."""
-    rows = []
-    for i, (prompt, completion) in enumerate(pairs):
-        ids = tokenizer(prompt, verbose=False)["input_ids"]
-        if len(ids) > tokenizer.model_max_length:
-            raise PromptTooLong(f"training prompt {i} has {len(ids)} tokens, the window {tokenizer.model_max_length}: "
-                                "drop it, or truncate it on purpose with prompts.truncate_prompt()")
-        rows.append({"input_ids": ids, "labels": tokenizer(text_target=completion, verbose=False)["input_ids"]})
-    return rows
+    ids = encode_prompts(tokenizer, [prompt for prompt, _ in pairs])
+    labels = [tokenizer(text_target=completion, verbose=False)["input_ids"] for _, completion in pairs]
+    return [{"input_ids": i, "labels": y} for i, y in zip(ids, labels, strict=True)]
 
 
 def collate(rows: list[dict], pad: int = 0, start: int = 0, *, prompt_width: int | None = None,
@@ -79,135 +77,217 @@ def collate(rows: list[dict], pad: int = 0, start: int = 0, *, prompt_width: int
         return torch.tensor([(list(before) + r[side] + [fill] * to)[:to] for r in rows])
 
     ids = padded("input_ids", prompt_width, pad)
-    seen = torch.tensor([[1] * len(r["input_ids"]) + [0] * (prompt_width - len(r["input_ids"])) for r in rows])
-    return {"input_ids": ids, "attention_mask": seen if mask else torch.ones_like(ids),
+    real = torch.tensor([[1] * len(r["input_ids"]) + [0] * (prompt_width - len(r["input_ids"])) for r in rows])
+    return {"input_ids": ids, "attention_mask": real if mask else torch.ones_like(ids),
             "decoder_input_ids": padded("labels", answer_width, pad, before=[start]),
             "labels": padded("labels", answer_width, pad_label)}
 
 
-def token_loss(outputs, labels, num_items_in_batch=None) -> torch.Tensor:
-    """Mean cross-entropy (nats) over the counted labels of the whole batch, accumulated parts included."""
-    logits = outputs.logits.float()
-    total = cross_entropy(logits.view(-1, logits.shape[-1]), labels.view(-1), ignore_index=IGNORED, reduction="sum")
-    return total / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum())
+def model_batch(model, tokenizer, rows: list[dict]) -> dict[str, torch.Tensor]:
+    """The rows as one batch of collate(), with the model's start token, on its device."""
+    batch = collate(rows, tokenizer.pad_token_id, model.config.decoder_start_token_id)
+    return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
-class Bar(TrainerCallback):
-    """A progress bar over the optimizer's steps, gone when training ends."""
+def step_orders(rows: list[dict], size: int, epochs: int, seed: int) -> list[list[int]]:
+    """The rows of each optimizer step, `size` of them, over all epochs: shuffled so that rows of like length meet.
+    The answer's length counts first, because a token of the answer costs twice as much as one of the prompt
+    (decoder layers and vocabulary). The random numbers are its own: every process finds the same."""
+    widest, generator = max(len(r["input_ids"]) for r in rows), torch.Generator().manual_seed(seed)
+    lengths, steps = [len(r["labels"]) * widest + len(r["input_ids"]) for r in rows], []
+    for _ in range(epochs):
+        torch.empty((), dtype=torch.int64).random_(generator=generator)  # the first order is then Trainer's own
+        order = get_length_grouped_indices(lengths, size, generator=generator)
+        steps += [order[i:i + size] for i in range(0, len(order), size)]
+    return steps
 
-    def __init__(self, label):
-        self.label = label
 
-    def on_train_begin(self, args, state, control, **_):
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, leave=False,
-                        disable=not state.is_world_process_zero)
+# The loss
 
-    def on_step_end(self, args, state, control, **_):
-        self.bar.update()
 
-    def on_train_end(self, args, state, control, **_):
-        self.bar.close()
+def token_loss(logits, labels, count=None) -> torch.Tensor:
+    """Cross-entropy (nats) summed over the labels [batch, answer] that are not IGNORED, from logits [batch, answer,
+    vocabulary], divided by `count`: by default their own number, which makes it their mean."""
+    total = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / (count if count is not None else (labels != IGNORED).sum())
+
+
+@torch.inference_mode()
+def mean_loss(model, tokenizer, pairs: Sequence[Pair], *, dtype=torch.float32, batch: int = 64,
+              accelerator=None) -> float:
+    """Mean cross-entropy (nats) of the completions' tokens, pads neither read nor counted. Several processes
+    share each batch."""
+    rows, totals = encode(tokenizer, pairs), torch.zeros(2, device=model.device)
+    for group in by_length([len(r["input_ids"]) for r in rows], rows=batch):
+        inputs = model_batch(model, tokenizer, own_share(rows, group, accelerator))
+        labels = inputs.pop("labels")
+        with autocast(model.device, dtype):
+            logits = model(**inputs).logits
+        totals += torch.stack([token_loss(logits, labels, 1), (labels != IGNORED).sum()])
+    loss, count = (accelerator.reduce(totals, "sum") if accelerator else totals).tolist()
+    return loss / count
+
+
+# The loop
 
 
 def fine_tune(model, tokenizer, pairs: Sequence[Pair], settings: dict, *, seed: int = 0, dtype=torch.float32,
               validation: Sequence[Pair] = (), folder: Path | None = None, label: str = "training",
-              collator=None, sharded: bool = False) -> SimpleNamespace:
+              collator: Callable | None = None, accelerator=None, sharding=None) -> SimpleNamespace:
     """Trains `model` in place on (prompt, completion) pairs and leaves it in evaluation mode.
 
     settings: epochs, learning_rate, batch and optionally accumulate (batches to a step) and checks
     (how often in all to stop and look; once an epoch by default). With `folder` every check leaves a
-    checkpoint there, from which a training that was stopped goes on; with `validation` too, the
-    weights of the check with the lowest validation loss are kept. The folder is empty at the end.
-    Started by torchrun, each process computes its share of every batch, and without dropout the result is
-    that of one process; where `sharded`, each also holds only its share of the weights, afterwards too
-    (see utils.sharding). A training goes on under any number of processes; all must see the folder.
-    Returns losses and validation [(step, nats a token)], seconds, steps, examples_per_second.
-    Raises DataError, PromptTooLong, MemoryError, and RuntimeError where another process is at the same training.
+    checkpoint there, from which a training that was stopped goes on; it is removed at the end. With `validation`
+    every check measures its loss, and the weights of the lowest one are kept.
+    Under several processes (accelerator) each computes its share of every batch, and without dropout the result is
+    that of one process; with `sharding` (utils.course.sharding) each also holds only its share of the weights,
+    afterwards too. A training goes on under any number of processes; all must see the folder.
+    Returns losses and validation [(step, nats per token)], seconds, steps, examples_per_second.
+    Raises DataError, PromptTooLong, MemoryError, FloatingPointError where the loss is not a number, and
+    TrainingError where another process is at the same training.
     """
-    rows, held = encode(tokenizer, pairs), encode(tokenizer, validation)
+    rows = encode(tokenizer, pairs)
     if not rows:
         raise DataError("there is nothing to train on: the list of pairs is empty")
-    batch, accumulate = settings["batch"], settings.get("accumulate", 1)
-    steps = math.ceil(len(rows) / (batch * accumulate)) * settings["epochs"]
-    device, start = next(model.parameters()).device, model.config.decoder_start_token_id
-    collator = collator or (lambda r: collate(r, tokenizer.pad_token_id, start))
-    place = folder and Path(folder) / fingerprint(model, rows, settings, seed)
-    check_every = -(-steps // settings.get("checks", settings["epochs"]))
-    arguments = Seq2SeqTrainingArguments(
-        output_dir=str(place or Path(tempfile.gettempdir()) / "llm-course-labs"), num_train_epochs=1, seed=seed,
-        per_device_train_batch_size=1, per_device_eval_batch_size=1, gradient_accumulation_steps=accumulate,
-        learning_rate=settings["learning_rate"], warmup_steps=steps // 10, optim="adamw_torch_fused",
-        bf16=dtype == torch.bfloat16, use_cpu=device.type == "cpu", train_sampling_strategy="sequential",
-        save_strategy="steps" if place else "no", save_steps=check_every,
-        eval_strategy="steps" if held else "no", eval_steps=check_every, load_best_model_at_end=bool(held and place),
-        metric_for_best_model="eval_loss" if held else None, greater_is_better=False, save_total_limit=2,
-        logging_steps=max(1, steps // 25), report_to="none", disable_tqdm=True, label_names=["labels"],
-        remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda", prediction_loss_only=True,
-        average_tokens_across_devices=True, ddp_find_unused_parameters=False)
-    arguments._n_gpu = 1  # a process has one device; Trainer would take all that it sees, and batches as large
-    world, step = arguments.world_size, batch * accumulate
-    batches = [part for order in orders(rows, step, settings["epochs"], seed) for i in range(0, len(order), step)
-               for part in np.array_split(order[i:i + step], accumulate)]
-    looks = np.array_split(np.arange(len(held)), -(-len(held) // (4 * batch)) or 1)
-    trainer = (ShardedTrainer if sharded and world > 1 else Seq2SeqTrainer)(
-        model=model, args=arguments, train_dataset=shares(rows, batches, world),
-        eval_dataset=shares(held, looks, world) if held else None, compute_loss_func=token_loss, callbacks=[Bar(label)],
-        data_collator=lambda items: collator(items[0]))
-    trainer.remove_callback(PrinterCallback)
-    main = trainer.is_world_process_zero()
-    began, verbosity = time.perf_counter(), logging.get_verbosity()
-    logging.set_verbosity_error()  # tied weights are stored once; reloading them is no news
-    try:
-        with alone_in(place if main else None):
-            [resume] = broadcast_object_list([place and main and last_checkpoint(place)])
-            trainer.train(resume_from_checkpoint=resume and str(resume))
-    except torch.OutOfMemoryError as error:
-        raise MemoryError(f"out of memory on {device} with {batch} examples in a batch: lower `batch` in this "
-                          "profile's table of labs/profiles.toml and raise `accumulate` by as much") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    seconds, history = time.perf_counter() - began, trainer.state.log_history
+    collator = collator or (lambda group: collate(group, tokenizer.pad_token_id, model.config.decoder_start_token_id))
+    size, parts = settings["batch"] * settings.get("accumulate", 1), settings.get("accumulate", 1)
+    steps = step_orders(rows, size, settings["epochs"], seed)
+    check_every = -(-len(steps) // settings.get("checks", settings["epochs"]))
+    what = [rows, list(validation), settings, seed, str(dtype), label]
+    place = checkpoint_place(folder, model, what, accelerator)
+    if sharding:
+        sharding.shard(model, dtype)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=settings["learning_rate"], weight_decay=0.0, fused=True)
+    main = not accelerator or accelerator.is_main_process
+
+    with checkpoints.sole_owner(place if main else None):
+        records, best = resume(place, trained, optimizer, accelerator, sharding)
+        bar = tqdm(total=len(steps), initial=len(records), desc=label, leave=False, disable=not main)
+        for step in range(len(records), len(steps)):
+            began = time.perf_counter()
+            torch.manual_seed(random.Random(f"{seed} {step}").getrandbits(48))  # for dropout
+            model.train()
+            for group in optimizer.param_groups:
+                group["lr"] = settings["learning_rate"] * warmup_and_decay(step, len(steps))
+            batches = [collator(own_share(rows, part, accelerator)) for part in np.array_split(steps[step], parts)]
+            counted = torch.tensor(sum(int((batch["labels"] != IGNORED).sum()) for batch in batches),
+                                   device=model.device)
+            counted = accelerator.reduce(counted, "sum") if accelerator else counted
+            loss = torch.zeros((), device=model.device)
+            for batch in batches:
+                batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+                part = batch_loss(model, batch, counted, dtype)
+                (part * accelerator.num_processes if sharding else part).backward()  # sharded gradients are averaged
+                loss += part.detach()
+            loss = float(accelerator.reduce(loss, "sum") if accelerator else loss)
+            norm = update(optimizer, accelerator=None if sharding else accelerator)
+            if not math.isfinite(loss + norm):
+                raise checkpoints.not_finite(label, f"the loss is {loss}, the gradient {norm}", place, records)
+            records.append({"step": step + 1, "loss": loss, "seconds": time.perf_counter() - began})
+            if (step + 1) % check_every == 0 or step + 1 == len(steps):
+                best = check(model, tokenizer, validation, records, trained, best, dtype, 4 * size, accelerator)
+                save(place, trained, optimizer, records, best, main, sharding)
+            bar.update()
+        bar.close()
+        for name, weights in best.items():
+            with torch.no_grad():
+                trained[name].copy_(weights)
+        if accelerator:
+            accelerator.wait_for_everyone()
     model.eval()
-    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
-        model.__dict__.pop(name, None)  # accelerate leaves autocast around them, also in copies
-    trainer.accelerator.wait_for_everyone()
-    if place and main:
-        shutil.rmtree(place, ignore_errors=True)
+    seconds = sum(record["seconds"] for record in records)
     return SimpleNamespace(
-        losses=[(h["step"], h["loss"]) for h in history if "loss" in h],
-        validation=[(h["step"], h["eval_loss"]) for h in history if "eval_loss" in h],
-        seconds=seconds, steps=trainer.state.global_step, examples_per_second=settings["epochs"] * len(rows) / seconds)
+        losses=[(r["step"], r["loss"]) for r in records], seconds=seconds, steps=len(records),
+        validation=[(r["step"], r["validation"]) for r in records if "validation" in r],
+        examples_per_second=settings["epochs"] * len(rows) / seconds)
 
 
-def orders(rows: list[dict], step: int, epochs: int, seed: int) -> list[list[int]]:
-    """For each epoch the rows' indices, shuffled so that rows of like length meet in a step of `step` rows: the
-    answer's length first, because a token of the answer costs twice as much as one of the prompt (decoder
-    layers and vocabulary). The random numbers are its own: every process finds the same."""
-    widest, generator = max(len(r["input_ids"]) for r in rows), torch.Generator().manual_seed(seed)
-    lengths, made = [len(r["labels"]) * widest + len(r["input_ids"]) for r in rows], []
-    for _ in range(epochs):
-        torch.empty((), dtype=torch.int64).random_(generator=generator)  # the first order is then Trainer's own
-        made.append(get_length_grouped_indices(lengths, step, generator=generator))
-    return made
+def batch_loss(model, batch: dict, counted, dtype) -> torch.Tensor:
+    """The batch's share of the step's mean loss over `counted` labels. Raises MemoryError."""
+    labels = batch.pop("labels")
+    try:
+        with autocast(model.device, dtype):
+            logits = model(**batch).logits
+        return token_loss(logits, labels, counted)
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(f"out of memory on {model.device} with {len(labels)} examples in a batch: lower `batch` in "
+                          "this profile's table of labs/profiles.toml and raise `accumulate` by as much") from error
 
 
-def shares(rows: list[dict], batches: Sequence[Sequence[int]], world: int) -> list[list[dict]]:
-    """Each batch as `world` lists of rows one after another: accelerate deals them out in turn. A process for
-    which nothing is left gets a row whose labels do not count."""
-    return [[rows[i] for i in batch[rank::world]] or [{**rows[0], "labels": []}]
-            for batch in batches for rank in range(world)]
+def warmup_and_decay(step: int, steps: int) -> float:
+    """The factor of the learning rate: up to 1 over the first tenth of the steps, then down to 0."""
+    warmup = steps // 10
+    return step / warmup if step < warmup else (steps - step) / (steps - warmup)
 
 
-@torch.inference_mode()
-def mean_loss(model, tokenizer, pairs: Sequence[Pair], *, dtype=torch.float32, batch: int = 64) -> float:
-    """Mean cross-entropy (nats) of the completions' tokens, pads neither read nor counted."""
-    rows = sorted(encode(tokenizer, pairs), key=lambda r: len(r["input_ids"]))
-    device, start, total, count = next(model.parameters()).device, model.config.decoder_start_token_id, 0.0, 0
-    for i in range(0, len(rows), batch):
-        made = {k: v.to(device) for k, v in collate(rows[i:i + batch], tokenizer.pad_token_id, start).items()}
-        labels = made.pop("labels")
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            outputs = model(**made)
-        total += float(token_loss(outputs, labels, 1))
-        count += int((labels != IGNORED).sum())
-    return total / count
+def update(optimizer, *, limit: float = 1.0, accelerator=None) -> float:
+    """One optimizer step on the gradients as they have added up, over all processes; afterwards there are none.
+    Returns their norm before it is clipped to `limit`; where that is not finite no weight moves."""
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    for p in weights if accelerator else ():
+        p.grad = accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
+    norm = nn.utils.clip_grad_norm_(weights, limit)
+    norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    if math.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
+def own_share(rows: list[dict], chosen: Sequence[int], accelerator=None) -> list[dict]:
+    """The chosen rows that this process computes. Where nothing is left for it, a row whose labels do not count,
+    so that all processes take part in every step."""
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    return [rows[i] for i in chosen[rank::world]] or [{**rows[0], "labels": []}]
+
+
+# Checks and checkpoints
+
+
+def check(model, tokenizer, validation, records, trained, best, dtype, batch, accelerator) -> dict:
+    """Adds the validation loss to the last record; returns the weights of the lowest one so far, {} without
+    validation."""
+    if not validation:
+        return {}
+    model.eval()
+    loss = mean_loss(model, tokenizer, validation, dtype=dtype, batch=batch, accelerator=accelerator)
+    lowest = min((r["validation"] for r in records if "validation" in r), default=math.inf)
+    records[-1]["validation"] = loss
+    return {name: p.detach().clone() for name, p in trained.items()} if loss < lowest else best
+
+
+def checkpoint_place(folder: Path | None, model, what: list, accelerator=None) -> Path | None:
+    """The folder below `folder` where this training alone keeps its checkpoints, the same for all processes."""
+    place = folder and Path(folder) / checkpoints.fingerprint(model, what)
+    return broadcast_object_list([place])[0] if accelerator else place
+
+
+def save(place, trained: dict, optimizer, records, best: dict, main: bool = True, sharding=None) -> None:
+    """A checkpoint of the trained weights, the optimizer and the best weights so far; nothing without a place."""
+    if place:
+        tensors = checkpoints.optimizer_tensors(optimizer) | {f"weights.{name}": p for name, p in trained.items()}
+        tensors |= {f"best.{name}": p for name, p in best.items()}
+        tensors = sharding.gather(tensors) if sharding else tensors  # all processes take part
+        if main:
+            checkpoints.save(place, tensors, records)
+
+
+def resume(place, trained: dict, optimizer, accelerator=None, sharding=None) -> tuple[list[dict], dict]:
+    """Puts the latest checkpoint's weights and the optimizer's state in place; returns its records and the best
+    weights so far. Raises TrainingError where the processes find different checkpoints."""
+    tensors, records = checkpoints.load_latest(place)
+    if accelerator and len(set(gather_object([len(records)]))) > 1:
+        raise checkpoints.TrainingError(f"the processes find different checkpoints in {place}: it must be a folder "
+                                        "that all hosts see")
+    best = {}
+    if records:
+        like = sharding.like if sharding else (lambda tensor, param: tensor.to(param.device))
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        with torch.no_grad():
+            for name, p in trained.items():
+                p.copy_(like(tensors[f"weights.{name}"], p))
+        best = {name: like(tensors[f"best.{name}"], p) for name, p in trained.items() if f"best.{name}" in tensors}
+        checkpoints.restore_optimizer(optimizer, tensors, lambda tensor, i: like(tensor, params[i]))
+    return records, best

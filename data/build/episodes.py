@@ -12,7 +12,7 @@ import re
 from utils.prompts import ANSWER_CUE, SUMMARIZE, SUMMARY_CUE, build
 
 import grammar
-import tasks
+import makers
 
 SUMMARY_INSTRUCTIONS = (
     SUMMARIZE, "Summarize the following conversation.", "Write a summary of this dialogue.",
@@ -80,7 +80,7 @@ def label_item(world: dict, rng: random.Random, k: int = 4, test: bool = False,
     if rng.random() < 0.4 if sentiment is None else sentiment:
         def draw(which):
             while True:
-                item = tasks.make("sentiment", rng, test)
+                item = makers.make("sentiment", rng, test)
                 if item["target"] == SENTIMENTS[which]:
                     return item["input"]
     else:
@@ -135,7 +135,7 @@ def field_item(world: dict, rng: random.Random, k: int = 3, test: bool = False) 
 def slot_words() -> tuple[str, ...]:
     """The last word of each value of one or two words that fills a slot anywhere in the grammar."""
     world = grammar.load()
-    lists = [*world["pools"].values(), *tasks.words("reply")["values"].values(), *tasks.words("qa")["values"].values()]
+    lists = [*world["pools"].values(), *(v for task in ("reply", "qa") for v in makers.words(task)["values"].values())]
     lists += [v for s in world["scenarios"] for v in s.get("slots", {}).values() if not isinstance(v, str)]
     found = {str(v).split()[-1] for values in lists for v in values if len(str(v).split()) < 3}
     return tuple(sorted(w for w in found if re.fullmatch(r"[A-Z][a-z]{2,}|[a-z]{4,}", w)))
@@ -181,9 +181,9 @@ def plain_episode(world: dict, rng: random.Random, seen: frozenset, stage: str, 
         return kind, *few_shot_summary(world, rng, style, seen, rng.choices(list(shots), list(shots.values()))[0])
     if kind in ("task", "task_shots"):
         name = rng.choices(list(task_shares), list(task_shares.values()))[0]
-        items = [tasks.make(name, rng, False) for _ in range(rng.randint(1, 3) + 1 if kind == "task_shots" else 1)]
+        items = [makers.make(name, rng, False) for _ in range(rng.randint(1, 3) + 1 if kind == "task_shots" else 1)]
         pairs = [(i["input"], i["target"]) for i in items[:-1]]
-        return kind, build(rng.choice(tasks.INSTRUCTIONS[name]), items[-1]["input"], pairs), items[-1]["target"]
+        return kind, build(rng.choice(makers.INSTRUCTIONS[name]), items[-1]["input"], pairs), items[-1]["target"]
     if kind == "fields":
         item = field_item(world, rng, rng.randint(1, 3))
     elif rng.random() < DICTIONARIES[stage]:

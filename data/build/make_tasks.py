@@ -12,7 +12,7 @@ from pathlib import Path
 
 import episodes
 import grammar
-import tasks
+import makers
 
 
 def rows(name: str, count: int, test: bool) -> list[dict]:
@@ -20,7 +20,7 @@ def rows(name: str, count: int, test: bool) -> list[dict]:
     rng = random.Random(f"{name} {'test' if test else 'train'}")
     found, labels = {}, Counter()
     while len(found) < count:
-        item = tasks.make(name, rng, test)
+        item = makers.make(name, rng, test)
         if item["input"] in found or (name == "sentiment" and labels[item["target"]] >= count / 2):
             continue
         found[item["input"]] = item
@@ -34,7 +34,7 @@ def main():
     parser.add_argument("--test", type=int, default=250)
     parser.add_argument("--out", type=Path, default=grammar.HERE.parent / "tasks")
     args = parser.parse_args()
-    for name in tasks.TASKS:
+    for name in makers.TASKS:
         for split, count in (("train", args.train), ("test", args.test)):
             path = args.out / name / f"{split}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)

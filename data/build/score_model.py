@@ -19,7 +19,7 @@ from utils.prompts import build, draw_shots, fit_shots, summary_prompt
 from utils.tasks import load_task, score
 
 import grammar
-import tasks
+import makers
 
 DATA = grammar.HERE.parent
 
@@ -54,7 +54,7 @@ def words(text: str) -> set[str]:
 def vocabulary(task: str, draws: int = 8000) -> set[str]:
     """The words of a task's targets, held-out ones among them, collected from that many draws."""
     rng = random.Random(11)
-    return set().union(*(words(tasks.make(task, rng, i % 3 == 0)["target"]) for i in range(draws)))
+    return set().union(*(words(makers.make(task, rng, i % 3 == 0)["target"]) for i in range(draws)))
 
 
 def broken(texts: list[str], items: list[dict], known: set[str]) -> float:
@@ -81,9 +81,9 @@ def main():
         report[name] = value
         print(f"{name:36} {value}", flush=True)
 
-    for name in tasks.TASKS:
+    for name in makers.TASKS:
         items = load_task(name, "test", DATA / "tasks")
-        texts = run([build(tasks.INSTRUCTIONS[name][0], i["input"]) for i in items])
+        texts = run([build(makers.INSTRUCTIONS[name][0], i["input"]) for i in items])
         right = [score(name, t, i) for t, i in zip(texts, items, strict=True)]
         note(f"task {name}", round(100 * float(np.mean(right)), 1))
         if name in ("reply", "translation"):

@@ -69,12 +69,13 @@ def trl(steps: int, trained: str) -> list[dict]:
         clock = [time.perf_counter()]
         asked = queries[step * BATCH % 448:][:BATCH]
         ids = [tokenizer(q, return_tensors="pt")["input_ids"][0].to(policy.device) for q in asked]
-        made = trainer.generate(ids, batch_size=ROWS, do_sample=True, top_k=0, top_p=1.0, max_new_tokens=NEW,
+        completions = trainer.generate(ids, batch_size=ROWS, do_sample=True, top_k=0, top_p=1.0, max_new_tokens=NEW,
                                 pad_token_id=tokenizer.pad_token_id)
         clock.append(time.perf_counter())
-        rewards = torch.tensor(score(tokenizer.batch_decode(made, skip_special_tokens=True)), dtype=torch.float32)
+        texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+        rewards = torch.tensor(score(texts), dtype=torch.float32)
         clock.append(time.perf_counter())
-        trainer.step(ids, made, list(rewards))
+        trainer.step(ids, completions, list(rewards))
         clock.append(time.perf_counter())
         parts = dict(zip(PARTS, (b - a for a, b in zip(clock, clock[1:], strict=False)), strict=True))
         records.append({**parts, "seconds": clock[-1] - clock[0]})
@@ -91,15 +92,15 @@ def main():
     if args.way:
         records = {"ours": ours, "trl": trl}[args.way](args.steps + 1, args.train)[1:]
         return print(json.dumps([{k: r[k] for k in (*PARTS, "seconds")} for r in records]))
-    found = {"ours": [], "trl": []}
+    records_of = {"ours": [], "trl": []}
     for _ in range(args.rounds):
-        for way, records in found.items():
+        for way, records in records_of.items():
             out = subprocess.run([sys.executable, __file__, "--way", way, "--train", args.train,
                                   "--steps", str(args.steps)], check=True,
                                  stdout=subprocess.PIPE, text=True).stdout
             records += json.loads(out.strip().split("\n")[-1])
-    speed = {way: BATCH / statistics.median(r["seconds"] for r in records) for way, records in found.items()}
-    for way, records in found.items():
+    speed = {way: BATCH / statistics.median(r["seconds"] for r in records) for way, records in records_of.items()}
+    for way, records in records_of.items():
         parts = ", ".join(f"{p} {statistics.median(r[p] for r in records):.2f} s" for p in PARTS)
         print(f"{way:5} {speed[way]:5.1f} samples/s ({parts}); ours is {speed['ours'] / speed[way]:.1f} times as fast")
 

@@ -10,7 +10,7 @@ import time
 import torch
 
 from utils import dialogues, prompts
-from utils.generation import PAD_TO, batches, in_dtype
+from utils.generation import PAD_TO, by_length, in_dtype
 from utils.models import load_model
 from utils.profile import load_profile, tune_allocator
 
@@ -30,7 +30,7 @@ def main():
     def seconds(which, cast: bool) -> float:
         started = time.perf_counter()
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=cast):
-            for group in batches([len(i) for i in ids], profile.batch_tokens):
+            for group in by_length([len(i) for i in ids], tokens=profile.batch_tokens):
                 batch = tokenizer.pad({"input_ids": [ids[i] for i in group]}, pad_to_multiple_of=PAD_TO,
                                       return_tensors="pt")
                 which.generate(**batch, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False)

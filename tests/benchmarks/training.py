@@ -58,16 +58,16 @@ def main():
     args = parser.parse_args()
     if args.way:
         return print(json.dumps(train(args.way, args.examples)))
-    found = {"ours": [], "defaults": [], "public": []}
+    results_of = {"ours": [], "defaults": [], "public": []}
     for _ in range(args.rounds):
-        for way, results in found.items():
+        for way, results in results_of.items():
             # The public recipe is slow: a quarter of the examples says as much about its speed.
             n = args.examples // 4 if way == "public" else args.examples
             out = subprocess.run([sys.executable, __file__, "--way", way, "--examples", str(n)], check=True,
                                  capture_output=True, text=True).stdout
             results.append(json.loads(out.strip().split("\n")[-1]))
-    speed = {way: statistics.median(r["examples_per_second"] for r in results) for way, results in found.items()}
-    for way, results in found.items():
+    speed = {way: statistics.median(r["examples_per_second"] for r in results) for way, results in results_of.items()}
+    for way, results in results_of.items():
         print(f"{way:9} {speed[way]:7.1f} examples/s, ours is {speed['ours'] / speed[way]:.1f} times as fast, "
               f"validation loss {results[0]['validation_loss']:.3f}")
 

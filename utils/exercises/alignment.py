@@ -10,9 +10,9 @@ from utils.exercises.feedback import call, close, compare, exercise, need, predi
 @exercise(1)
 def check_bradley_terry(bradley_terry) -> None:
     chosen, rejected = torch.randn(9) + 0.5, torch.randn(9)
-    made, d = tensor(call(bradley_terry, chosen, rejected), usual="the mean over the pairs"), chosen - rejected
+    answer, d = tensor(call(bradley_terry, chosen, rejected), usual="the mean over the pairs"), chosen - rejected
     p = 1 / (1 + torch.exp(-d))
-    compare(made, torch.log1p(torch.exp(-d)).mean(), {
+    compare(answer, torch.log1p(torch.exp(-d)).mean(), {
         "chosen and rejected have changed places: this would train the model to prefer the worse one.":
             torch.log1p(torch.exp(d)).mean(),
         "the sign is wrong: a loss is minus the log of the probability.": p.log().mean(),
@@ -35,10 +35,10 @@ def check_reward_by_name(reward_by_name) -> None:
         random.shuffle(names)
         order.insert(4, wanted)
         given = {i: names[i] for i in order}
-        made = tensor(call(reward_by_name, logits, given, names[wanted]), 7, usual="one reward for each text")
+        answer = tensor(call(reward_by_name, logits, given, names[wanted]), 7, usual="one reward for each text")
         log_p = logits.log_softmax(-1)
         odds = log_p - torch.log1p(-log_p.exp())
-        compare(made, odds[:, wanted], {
+        compare(answer, odds[:, wanted], {
             "the label at a fixed position is read: look its index up in id2label by name.":
                 [x[:, i] for x in (odds, logits) for i in range(6) if i not in (wanted, 4)],
             "that is the label's place in the dictionary: id2label's keys are the indices.": [odds[:, 4], logits[:, 4]],
@@ -63,13 +63,13 @@ def check_token_rewards(token_rewards) -> None:
     mask, scores, beta = masked(), torch.randn(4) + 2, random.uniform(0.1, 0.5)
     logp, ref = -3 * torch.rand(4, 6), -3 * torch.rand(4, 6)
     usual = "the last real token stands at mask.sum(1) - 1: counting begins with 0"
-    made = tensor(call(token_rewards, scores, logp, ref, mask, beta, usual=usual), 4, 6)
+    answer = tensor(call(token_rewards, scores, logp, ref, mask, beta, usual=usual), 4, 6)
     kl, last = (logp - ref) * mask, mask.sum(1).long() - 1
     on_last = torch.zeros(4, 6).scatter(1, last[:, None], 1.0)
     end = torch.zeros(4, 6)
     end[:, -1] = 1
     score = scores[:, None]
-    compare(made, score * on_last - beta * kl, {
+    compare(answer, score * on_last - beta * kl, {
         "the sign of the KL is wrong: what is more probable than under the reference must cost.":
             score * on_last + beta * kl,
         "what comes after the end token neither pays nor earns: multiply by the mask.":
@@ -92,7 +92,7 @@ def check_advantages(advantages) -> None:
     mask, rewards, values = masked(), torch.randn(4, 6), torch.randn(4, 6)
     rewards, gamma, lam = rewards * mask, random.uniform(0.8, 0.9), random.uniform(0.5, 0.7)
     usual = "there is no token after the last: V and A are 0 there"
-    made = tensor(call(advantages, rewards, values, mask, gamma, lam, usual=usual), 4, 6)
+    answer = tensor(call(advantages, rewards, values, mask, gamma, lam, usual=usual), 4, 6)
 
     def direct(values, gamma=gamma, lam=lam, carry=None, following=1.0, here=1.0):
         after = torch.cat([values[:, 1:], torch.zeros(4, 1)], 1)
@@ -104,7 +104,7 @@ def check_advantages(advantages) -> None:
     right = direct(values * mask)
     delta = direct(values * mask, carry=0.0)
     forward = torch.tensor([[(gamma * lam) ** (t - u) if u <= t else 0.0 for u in range(6)] for t in range(6)])
-    compare(made, right, {
+    compare(answer, right, {
         "the value of a pad counts for nothing: mask the values first.": direct(values),
         "the surprises are added up forwards: an action is judged by what comes after it.": delta @ forward.T * mask,
         "lambda changes nothing: carry A over times gamma times lambda.": direct(values * mask, carry=gamma),
@@ -124,18 +124,18 @@ def check_clipped_loss(clipped_loss) -> None:
     mask, clip = masked(5, 8), random.choice([random.uniform(0.08, 0.15), random.uniform(0.25, 0.35)])
     old, gained = -3 * torch.rand(5, 8), 2 * torch.randn(5, 8)
     logp = old + torch.randn(5, 8)
-    made = tensor(call(clipped_loss, logp, old, gained, mask, clip), 5, 8, usual="one loss for each token")
+    answer = tensor(call(clipped_loss, logp, old, gained, mask, clip), 5, 8, usual="one loss for each token")
     ratio = torch.exp(logp - old)
-    plain, held = ratio * gained, ratio.clamp(1 - clip, 1 + clip) * gained
+    plain, clipped = ratio * gained, ratio.clamp(1 - clip, 1 + clip) * gained
     fixed = ratio.clamp(0.8, 1.2) * gained
-    compare(made, -torch.minimum(plain, held) * mask, {
+    compare(answer, -torch.minimum(plain, clipped) * mask, {
         "a loss is minimised: what had an advantage must lower it, so mind the sign.":
-            torch.minimum(plain, held) * mask,
-        "minimum, not maximum: mistakes are never clipped away.": -torch.maximum(plain, held) * mask,
-        "the minimum is taken after the minus: that is a maximum.": torch.minimum(-plain, -held) * mask,
-        "what comes after the end token does not count: multiply by the mask.": -torch.minimum(plain, held),
+            torch.minimum(plain, clipped) * mask,
+        "minimum, not maximum: mistakes are never clipped away.": -torch.maximum(plain, clipped) * mask,
+        "the minimum is taken after the minus: that is a maximum.": torch.minimum(-plain, -clipped) * mask,
+        "what comes after the end token does not count: multiply by the mask.": -torch.minimum(plain, clipped),
         "nothing is clipped: beyond 1 + clip more of a good thing earns nothing.": -plain * mask,
-        "always clipped: the minimum of both keeps the gradient where a mistake is to be undone.": -held * mask,
+        "always clipped: the minimum of both keeps the gradient where a mistake is to be undone.": -clipped * mask,
         "clip changes nothing: use the argument.": -torch.minimum(plain, fixed) * mask,
         "a ratio of probabilities is the exponential of a difference of log-probabilities.": -torch.minimum(
             (logp - old) * gained, (logp - old).clamp(1 - clip, 1 + clip) * gained) * mask,

@@ -29,8 +29,8 @@ class Wrong(Verdict):
 
 
 def exercise(number: int) -> Callable:
-    """Makes a check of a function that raises Wrong or Unsolved: with the exercise's number in what is
-    said, fresh random numbers inside, and those outside left as they were."""
+    """Makes a check of a function that raises Wrong or Unsolved: the exercise's number stands in its message, its
+    random numbers are fresh, and those outside stay as they were."""
     def wrap(test: Callable) -> Callable:
         @functools.wraps(test)
         def check(*given):
@@ -64,7 +64,7 @@ def call(function: Callable, *given, usual: str = ""):
         raise Wrong(f"a function is wanted here, not {kind(function)}.")
     before = copy.deepcopy(given)
     try:
-        made = function(*given)
+        answer = function(*given)
     except Exception as error:
         if isinstance(error, NotImplementedError) and not str(error):  # a stub's; torch's own say what is missing
             raise unsolved(name) from None
@@ -72,13 +72,13 @@ def call(function: Callable, *given, usual: str = ""):
         while where and where.tb_frame.f_code.co_filename.startswith(TORCH):  # a module's call goes through it
             where = where.tb_next
         line = f"stops in line {where.tb_lineno} of its cell" if where else "cannot be called as it should be"
-        said = (str(error).strip() or "no message").split("\n")[0][:200]
-        raise Wrong(f"{name} {line} ({type(error).__name__}: {said}){usual and ': ' + usual}.") from None
-    if made is None or made is Ellipsis:
+        message = (str(error).strip() or "no message").split("\n")[0][:200]
+        raise Wrong(f"{name} {line} ({type(error).__name__}: {message}){usual and ': ' + usual}.") from None
+    if answer is None or answer is Ellipsis:
         raise unsolved(name)
     if not all(map(same, before, given)):
         raise Wrong(f"{name} changes what it is given: work on a copy, not in place.")
-    return made
+    return answer
 
 
 def same(a, b) -> bool:
@@ -103,12 +103,12 @@ def need(condition, message: str) -> None:
         raise Wrong(message)
 
 
-def tensor(made, *shape: int, usual: str = "") -> torch.Tensor:
+def tensor(answer, *shape: int, usual: str = "") -> torch.Tensor:
     """The same, as float64 without gradient. Raises Wrong where it is no tensor or has another shape."""
     wanted = f"a tensor of shape {list(shape)}" if shape else "a single number (a tensor of shape [])"
-    need(isinstance(made, torch.Tensor), f"{wanted} is wanted, not {kind(made)}.")
-    need(tuple(made.shape) == shape, f"{wanted} is wanted, yours has {list(made.shape)}{usual and ': ' + usual}.")
-    return made.detach().cpu().double()
+    need(isinstance(answer, torch.Tensor), f"{wanted} is wanted, not {kind(answer)}.")
+    need(tuple(answer.shape) == shape, f"{wanted} is wanted, yours has {list(answer.shape)}{usual and ': ' + usual}.")
+    return answer.detach().cpu().double()
 
 
 def close(a, b) -> bool:
@@ -116,13 +116,13 @@ def close(a, b) -> bool:
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def compare(made, right, mistakes: dict, otherwise: str) -> None:
-    """Nothing where `made` is right; else Wrong with the message of the mistake that gives the same
+def compare(answer, right, mistakes: dict, otherwise: str) -> None:
+    """Nothing where `answer` is right; else Wrong with the message of the mistake that gives the same
     numbers, mistakes = {message: what it gives}, or a list of such."""
-    if not close(made, right):
-        found = [message for message, wrong in mistakes.items()
-                 if any(close(made, w) for w in (wrong if isinstance(wrong, list) else [wrong]))]
-        raise Wrong((found or [otherwise])[0])
+    if not close(answer, right):
+        messages = [message for message, wrong in mistakes.items()
+                 if any(close(answer, w) for w in (wrong if isinstance(wrong, list) else [wrong]))]
+        raise Wrong((messages or [otherwise])[0])
 
 
 def prediction(guess, right: dict[str, str], hints: dict[str, str]) -> None:

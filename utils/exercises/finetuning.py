@@ -14,13 +14,13 @@ def check_pad_labels(pad_labels) -> None:
     lengths = [random.randint(3, 6) for _ in range(4)] + [7]
     rows, width = [[random.randint(5, 99) for _ in range(n - 1)] + [1] for n in lengths], 9
     usual = "fill every row up to the width that is asked for, not to the longest row"
-    made = call(pad_labels, rows, width, usual=usual)
-    need(not torch.is_tensor(made) or not made.is_floating_point(), "labels are token ids: integers, not floats.")
-    made = tensor(made, 5, width, usual=usual)
+    answer = call(pad_labels, rows, width, usual=usual)
+    need(not torch.is_tensor(answer) or not answer.is_floating_point(), "labels are token ids: integers, not floats.")
+    answer = tensor(answer, 5, width, usual=usual)
     at = torch.arange(width) < torch.tensor(lengths)[:, None]
     right = torch.full((5, width), -100.0).masked_scatter(at, torch.tensor([float(i) for r in rows for i in r]))
     flipped = torch.full((5, width), -100.0).masked_scatter(at.flip(1), right[at])
-    compare(made, right, {
+    compare(answer, right, {
         "0 is the pad token: the loss would train the model to write it; it skips -100 and nothing else.":
             right.masked_fill(~at, 0),
         "1 is the end token: the loss would train the model to end again and again; it skips -100.":
@@ -38,12 +38,12 @@ def check_mean_loss(mean_loss) -> None:
     counted = torch.arange(6) < torch.tensor([[2], [5], [6]])
     labels = labels.masked_fill(~counted, -100)
     usual = "-100 is no index: put any id in its place (clamp) and leave its term out of the sum"
-    made = tensor(call(mean_loss, logits, labels, usual=usual), usual="one mean over all counted labels")
+    answer = tensor(call(mean_loss, logits, labels, usual=usual), usual="one mean over all counted labels")
     terms = -logits.log_softmax(-1).gather(2, labels.clamp(min=0)[..., None]).squeeze(2)
     right = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
     inside = terms * counted
     index = labels.clamp(min=0)[..., None]
-    compare(made, right, {
+    compare(answer, right, {
         "the sign is wrong: the loss is minus the log-probability.": -right,
         "this is the sum: divide by the number of labels that count.": inside.sum(),
         "divide by the number of labels that count, not by all positions: pads would make the loss look better.":
@@ -64,10 +64,10 @@ def check_mean_loss(mean_loss) -> None:
 def check_lora_count(lora_count) -> None:
     shapes = [(random.randint(20, 90), random.randint(100, 200)) for _ in range(3)]
     r = random.randint(3, 9)
-    made = call(lora_count, shapes, r)
-    need(isinstance(made, int | float) and not isinstance(made, bool), f"one number is wanted, not {kind(made)}.")
+    answer = call(lora_count, shapes, r)
+    need(isinstance(answer, int | float) and not isinstance(answer, bool), f"one number is wanted, not {kind(answer)}.")
     outs, ins = zip(*shapes, strict=True)
-    compare(made, r * sum(outs + ins), {
+    compare(answer, r * sum(outs + ins), {
         "these are the numbers in W, which is frozen: count what is in A and B.": sum(o * i for o, i in shapes),
         "A and B do not multiply: A has r times d_in numbers, B has d_out times r.": r * sum(o * i for o, i in shapes),
         "only A is counted: B is trained as well.": r * sum(ins),
@@ -85,9 +85,9 @@ def check_lora(LoraLinear) -> None:
     ours, usual = call(LoraLinear, layer, r, alpha), "A comes first, [r, d_in], then B, [d_out, r]: mind the transposes"
     nn.init.normal_(ours.B)
     out = call(ours, x, usual=usual)
-    made, plain = tensor(out, 2, 3, 7, usual=usual), linear(x, layer.weight, layer.bias)
+    answer, plain = tensor(out, 2, 3, 7, usual=usual), linear(x, layer.weight, layer.bias)
     update = linear(x, ours.B @ ours.A)
-    compare(made, plain + alpha / r * update, {
+    compare(answer, plain + alpha / r * update, {
         "the frozen layer's own output is missing: the update is added to it.": alpha / r * update,
         "nothing is added to the frozen layer.": plain,
         "the update is not scaled: multiply it by alpha / r, which is self.scale.": plain + update,
@@ -107,9 +107,9 @@ def check_merge(merge) -> None:
     lora.layer, lora.A, lora.B = base, nn.Parameter(torch.randn(3, 10)), nn.Parameter(torch.randn(6, 3))
     lora.scale = scale
     usual = "B A has the shape of W, [d_out, d_in], and A B has not"
-    made = call(merge, lora, usual=usual)
-    need(isinstance(made, nn.Linear), f"a plain nn.Linear is wanted, not {kind(made)}.")
-    weight, update = tensor(made.weight, 6, 10, usual=usual), (lora.B @ lora.A).detach()
+    answer = call(merge, lora, usual=usual)
+    need(isinstance(answer, nn.Linear), f"a plain nn.Linear is wanted, not {kind(answer)}.")
+    weight, update = tensor(answer.weight, 6, 10, usual=usual), (lora.B @ lora.A).detach()
     compare(weight, base.weight + scale * update, {
         "the update is not scaled: W + scale · B A.": base.weight + update,
         "this is the update alone: add it to W.": scale * update,
@@ -117,30 +117,31 @@ def check_merge(merge) -> None:
         "the update is added, not subtracted.": base.weight - scale * update,
         "only the update is scaled, not W.": scale * (base.weight + update),
     }, "the merged weight should be W + scale · B A.")
-    need(made.bias is not None and close(made.bias, base.bias), "the bias is lost: the merged layer has the old one's.")
+    need(answer.bias is not None and close(answer.bias, base.bias),
+         "the bias is lost: the merged layer has the old one's.")
 
 
 @exercise(6)
 def check_by_formula(by_formula) -> None:
     trained = random.randint(10**6, 9 * 10**6)
     n = 37 * trained + 1000  # no small multiple
-    made = call(by_formula, n, trained)
-    need(isinstance(made, dict) and set(made) == {"weights", "gradients", "optimizer"},
+    answer = call(by_formula, n, trained)
+    need(isinstance(answer, dict) and set(answer) == {"weights", "gradients", "optimizer"},
          "a dictionary with weights, gradients and optimizer is wanted.")
-    need(all(isinstance(v, int | float) for v in made.values()), "each entry should be a number.")
+    need(all(isinstance(v, int | float) for v in answer.values()), "each entry should be a number.")
     right = {"weights": 4 * n, "gradients": 4 * trained, "optimizer": 8 * trained}
 
-    def found(part, numbers):
-        return close(made[part] * 2**20 / 1e6, numbers / 1e6)
+    def says(part, numbers):
+        return close(answer[part] * 2**20 / 1e6, numbers / 1e6)
 
-    need(not any(close(made[part], size / 1e6) for part, size in right.items()),
+    need(not any(close(answer[part], size / 1e6) for part, size in right.items()),
          "these are millions of bytes: a megabyte has 2**20 here.")
-    need(not any(close(made[part], size) for part, size in right.items()), "these are bytes: divide by 2**20.")
-    need(not found("weights", 4 * trained), "all weights are held in memory, trained or not.")
-    need(not found("weights", n), "these are numbers, not bytes: one in fp32 takes four.")
-    need(found("weights", right["weights"]), "weights: four bytes for each, trained or not.")
-    need(not found("gradients", 4 * n), "only trained weights have gradients.")
-    need(found("gradients", right["gradients"]), "gradients: four bytes for each trained weight.")
-    need(not found("optimizer", 8 * n), "Adam keeps moments of trained weights only.")
-    need(not found("optimizer", 4 * trained), "Adam keeps two numbers for each trained weight, not one.")
-    need(found("optimizer", right["optimizer"]), "optimizer: two moments of four bytes for each trained weight.")
+    need(not any(close(answer[part], size) for part, size in right.items()), "these are bytes: divide by 2**20.")
+    need(not says("weights", 4 * trained), "all weights are held in memory, trained or not.")
+    need(not says("weights", n), "these are numbers, not bytes: one in fp32 takes four.")
+    need(says("weights", right["weights"]), "weights: four bytes for each, trained or not.")
+    need(not says("gradients", 4 * n), "only trained weights have gradients.")
+    need(says("gradients", right["gradients"]), "gradients: four bytes for each trained weight.")
+    need(not says("optimizer", 8 * n), "Adam keeps moments of trained weights only.")
+    need(not says("optimizer", 4 * trained), "Adam keeps two numbers for each trained weight, not one.")
+    need(says("optimizer", right["optimizer"]), "optimizer: two moments of four bytes for each trained weight.")

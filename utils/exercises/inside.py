@@ -11,15 +11,15 @@ from utils.exercises.feedback import call, close, compare, exercise, kind, need,
 @exercise(1)
 def check_window_mask(window_mask) -> None:
     n, span = random.randint(6, 8), random.randint(2, 4)
-    made = tensor(call(window_mask, n, span), n, n, usual="one row for each query, one column for each key")
-    need(not made.isnan().any(), "0 times infinity is no number: choose between 0 and -inf with torch.where.")
+    answer = tensor(call(window_mask, n, span), n, n, usual="one row for each query, one column for each key")
+    need(not answer.isnan().any(), "0 times infinity is no number: choose between 0 and -inf with torch.where.")
     i, j = torch.arange(n)[:, None], torch.arange(n)[None, :]
 
     def scores(seen):
         return torch.zeros(n, n).masked_fill(~seen, -math.inf)
 
     right = (j <= i) & (i - j < span)
-    compare(made.clamp(min=-99), scores(right).clamp(min=-99), {
+    compare(answer.clamp(min=-99), scores(right).clamp(min=-99), {
         "rows and columns are swapped: query i must not see key j > i, which lies ahead.":
             scores(right.T).clamp(min=-99),
         "a span of 2 is the position itself and one before it: yours sees one too many.":
@@ -65,10 +65,10 @@ def check_cached_step(cached_step) -> None:
     right, usual = scores.softmax(-1) @ v, "append before you attend: at the first step the old cache is empty"
     for t in range(5):
         one, old = slice(t, t + 1), cache
-        made = call(cached_step, q[:, one], k[:, one], v[:, one], cache, usual=usual)
-        need(isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], tuple) and len(made[1]) == 2,
-             f"what is taken in and the cache are wanted, (tensor, (keys, values)), not {kind(made)}.")
-        new, cache = tensor(made[0], 2, 1, 4), made[1]
+        answer = call(cached_step, q[:, one], k[:, one], v[:, one], cache, usual=usual)
+        need(isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], tuple) and len(answer[1]) == 2,
+             f"what is taken in and the cache are wanted, (tensor, (keys, values)), not {kind(answer)}.")
+        new, cache = tensor(answer[0], 2, 1, 4), answer[1]
         need(cache[0].shape != old[0].shape, "the new key belongs into the cache: the next step needs it.")
         for side, name in ((0, "keys"), (1, "values")):
             tensor(cache[side], 2, t + 1, 4, usual=f"the {name} of the cache grow by one position, dim=1")
@@ -96,17 +96,17 @@ def check_analogy(analogy) -> None:
     for _ in range(40):
         directions = torch.nn.functional.normalize(torch.randn(60, 6), dim=-1)
         three = random.sample(range(60), 3)
-        made = call(analogy, directions, *three)
-        need(isinstance(made, int) and not isinstance(made, bool), f"one id is wanted, an int, not {kind(made)}.")
-        need(made not in three, "leave the three themselves out: they are nearly always the nearest.")
+        answer = call(analogy, directions, *three)
+        need(isinstance(answer, int) and not isinstance(answer, bool), f"one id is wanted, an int, not {kind(answer)}.")
+        need(answer not in three, "leave the three themselves out: they are nearly always the nearest.")
         x, y, z = directions[three]
 
         def nearest(target, directions=directions, three=three) -> int:
             return int((directions @ target).index_fill(0, torch.tensor(three), -math.inf).argmax())
 
-        found = {"b is to be subtracted and c added, not the other way round.": x + y - z,
+        usual = {"b is to be subtracted and c added, not the other way round.": x + y - z,
                  "a is added, not subtracted.": y - x + z, "nothing is subtracted: it is b that goes.": x + y + z,
                  "this is the farthest: take the largest cosine.": y - x - z}
-        explained.append({message for message, target in found.items() if made == nearest(target)})
-        wrong |= made != nearest(x - y + z)
+        explained.append({message for message, target in usual.items() if answer == nearest(target)})
+        wrong |= answer != nearest(x - y + z)
     need(not wrong, next(iter(set.intersection(*explained)), other))

@@ -13,9 +13,9 @@ from utils.prompts import count_tokens, summary_prompt
 @exercise(1)
 def check_softmax(softmax) -> None:
     x, t = 3 * torch.randn(6, 6), float(torch.empty(1).uniform_(1.5, 3.0))
-    made = tensor(call(softmax, x, t), 6, 6, usual="keep the summed dimension (keepdim=True)")
+    answer = tensor(call(softmax, x, t), 6, 6, usual="keep the summed dimension (keepdim=True)")
     weights = torch.exp(x / t)
-    compare(made, torch.softmax(x / t, -1), {
+    compare(answer, torch.softmax(x / t, -1), {
         "your columns sum to 1, the rows should: normalise over the last dimension, dim=-1.": torch.softmax(x / t, 0),
         "all entries together sum to 1: keep the rows apart, dim=-1.": weights / weights.sum(),
         "the rows do not sum to 1: divide by the row's sum.": weights,
@@ -43,8 +43,8 @@ def check_top_p(top_p) -> None:
 
         kept, short, long = only(order[:count]), only(order[: count - 1]), only(order[: count + 1])
         crossing = "the token that carries the sum past p belongs to the set: keep those with less than p before them."
-        made = tensor(call(top_p, p, limit), size)
-        compare(made.nan_to_num(), kept / kept.sum(), {
+        answer = tensor(call(top_p, p, limit), size)
+        compare(answer.nan_to_num(), kept / kept.sum(), {
             "what is left does not sum to 1: divide by its sum.": kept,
             crossing: [(short / short.sum()).nan_to_num(), short],
             "one token too many: a token stays only while the mass before it is below p.": long / long.sum(),
@@ -92,13 +92,13 @@ def check_distinct(distinct) -> None:
         def grams(units, n=n, less=0):
             return [tuple(units[i:i + n]) for i in range(len(units) - n + 1 - less)]
 
-        def share(found):
-            return len(set(found)) / max(1, len(found))
+        def share(grams):
+            return len(set(grams)) / max(1, len(grams))
 
         all_, joined = [g for w in words for g in grams(w)], [x for w in words for x in w]
-        made = call(distinct, texts, n)
-        need(isinstance(made, int | float | np.number), f"one number is wanted, not {kind(made)}.")
-        compare(made, share(all_), {
+        answer = call(distinct, texts, n)
+        need(isinstance(answer, int | float | np.number), f"one number is wanted, not {kind(answer)}.")
+        compare(answer, share(all_), {
             "a share between 0 and 1 is wanted, not the number of distinct n-grams.": len(set(all_)),
             "a share between 0 and 1 is wanted, not percent.": 100 * share(all_),
             "count the texts' n-grams together: a mean over texts misses what one repeats from another.":
@@ -128,10 +128,10 @@ def check_fill_window(fill_window, tokenizer) -> None:
         query, fit = talk(12), rng.randint(2, 4)
         window = count_tokens(tokenizer, summary_prompt(query, shots[:fit])) + off
         fit -= off < 0
-        made = call(fill_window, query, shots, window)
-        need(isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], str),
-             f"prompt and number of shots are wanted, a tuple of two, not {kind(made)}.")
-        text, kept = made
+        answer = call(fill_window, query, shots, window)
+        need(isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], str),
+             f"prompt and number of shots are wanted, a tuple of two, not {kind(answer)}.")
+        text, kept = answer
         need(query in text, "the query itself is gone: only shots may be dropped.")
         need(count_tokens(tokenizer, text) <= window,
              "the prompt is too long: count all its tokens, the query's and the end token among them.")

@@ -4,7 +4,7 @@ with a capital are there to mislead; so are streets and people that share a name
 import random
 import re
 
-from tasks import POOLS, allowed
+from makers import POOLS, allowed
 
 # {p} {q} {r} are people; {c} {d} {e} cities; {s} {t} streets.
 PATTERNS = tuple("""{p} moved from {c} to {d} in March because the rent was lower there.

@@ -1,11 +1,11 @@
 """Runs what students wrote in a process of its own, exercise after exercise, under limits.
 
-The process has a temporary folder for home, an environment with nothing in it that it does not need, a time
-limit for each exercise and a limit of memory; it is killed with all its children. A hook of Python's own
-(sys.addaudithook, in utils/worker.py) refuses it, once the lab's setup is done, to write outside of its folder, to
-open connections, to start programs and to read the labs with their solutions. That stops accidents and the usual
-pranks. It is no container: code that is written to get around the hook, through a C library for instance, can do
-what the user who grades can do, and can forge its points. Grade strangers' work in a container or as another user.
+The process has a temporary folder for its home, only those environment variables that it needs, a time limit for each
+exercise and a memory limit; it is killed together with its children. Once the lab's setup has run, an audit hook of
+Python (sys.addaudithook, in worker.py) keeps it from writing outside of its folder, opening connections, starting
+programs, and reading the labs with their solutions. That stops accidents and the usual pranks. It is no container: code
+that is written to get around the hook, through a C library for instance, can do what the user who grades can do, and
+can forge its points. Grade strangers' work in a container or as another user.
 """
 
 import contextlib
@@ -22,44 +22,44 @@ from pathlib import Path
 
 import psutil
 
-from utils.checks import ROOT
-from utils.worker import verdict
+from utils.course.worker import verdict
+from utils.profile import ROOT, CourseError
 
 START_SECONDS = 180  # for the lab's own setup
 KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
-class SetupFailed(RuntimeError):
-    """The lab's own cells do not run: nobody's exercise can be graded."""
+class SandboxError(CourseError, RuntimeError):
+    """The lab's own cells do not run, so that nobody's exercise can be graded."""
 
 
 def run(setup: list[str], tasks: list[tuple[str, str, str]], *, seconds: float = 20,
         memory: int = 6 * 2**30) -> dict[str, dict]:
     """{name: {"verdict", "message", "output"}} of the tasks (name, the student's cell, the check).
 
-    verdict: right, wrong, unsolved, error, time, memory or died. One process runs them all, in one
-    namespace as in a notebook; where one must be killed, a new process runs the cells before it once more,
-    for what they define, and goes on with the next. Raises SetupFailed.
+    verdict: right, wrong, unsolved, error, time, memory or died. One process runs them all, in one namespace as in a
+    notebook. Where it must be killed, a new process runs the cells before the one at fault once more, for what they
+    define, and goes on with the next. Raises SandboxError.
     """
-    results, again, left = {}, [], list(tasks)
-    while left:
+    results, repeats, remaining = {}, [], list(tasks)
+    while remaining:
         with tempfile.TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True) as folder:
-            done, ended = one_process(setup, again + left, Path(folder), seconds, memory)
-        if ended and len(done) < len(again):  # this cell ran the first time only
-            again.pop(len(done))
+            reports, fault = run_process(setup, repeats + remaining, Path(folder), seconds, memory)
+        if fault and len(reports) < len(repeats):  # this cell ran the first time only
+            repeats.pop(len(reports))
             continue
-        new = list(done)[len(again):]
-        results |= {name: done[name] for name in new}
-        again += [(name, source, "") for name, source, _ in left[:len(new)]]
-        left = left[len(new):]
-        if ended and left:
-            results[left[0][0]] = ended
-            left = left[1:]
+        new = list(reports)[len(repeats):]
+        results |= {name: reports[name] for name in new}
+        repeats += [(name, source, "") for name, source, _ in remaining[:len(new)]]
+        remaining = remaining[len(new):]
+        if fault and remaining:
+            results[remaining[0][0]] = fault
+            remaining = remaining[1:]
     return results
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What the process sees; HOME and the like are its folder."""
+    """The process's environment variables; HOME and the like are its folder."""
     import matplotlib
 
     own = dict.fromkeys(("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "TMPDIR", "TEMP", "TMP", "LAB_OUT",
@@ -70,9 +70,10 @@ def environment(folder: Path) -> dict[str, str]:
     return {k: os.environ[k] for k in KEPT if k in os.environ} | own | fixed
 
 
-def one_process(setup, tasks, folder: Path, seconds: float, memory: int) -> tuple:
-    """(results of the tasks it finished, in order; how the next one ended it, or None)."""
-    process = subprocess.Popen([sys.executable, "-P", "-m", "utils.worker"], cwd=folder, env=environment(folder),
+def run_process(setup, tasks, folder: Path, seconds: float, memory: int) -> tuple[dict, dict | None]:
+    """({name: report} of the tasks that one process finished, in order; the verdict on the next one where it ended
+    the process, or None)."""
+    process = subprocess.Popen([sys.executable, "-P", "-m", "utils.course.worker"], cwd=folder, env=environment(folder),
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                encoding="utf-8", errors="replace", start_new_session=os.name == "posix")
     lines: queue.Queue = queue.Queue()
@@ -83,32 +84,33 @@ def one_process(setup, tasks, folder: Path, seconds: float, memory: int) -> tupl
         lines.put("")
 
     threading.Thread(target=read, daemon=True).start()
-    done, ready = {}, False
+    reports, ready = {}, False
     try:
         with contextlib.suppress(OSError):
             process.stdin.write(json.dumps({"setup": setup, "tasks": tasks}))
             process.stdin.close()
-        while len(done) < len(tasks):
+        while len(reports) < len(tasks):
             line = next_line(lines, process, seconds if ready else START_SECONDS, memory)
             if isinstance(line, dict):
                 if not ready:
-                    raise SetupFailed(f"the lab's own setup did not end: {line['message']}")
-                return done, line
-            report = parsed(line)
+                    raise SandboxError(f"the lab's own setup did not end: {line['message']}")
+                return reports, line
+            report = parse(line)
             if not ready:
                 if report.get("setup") != "":
-                    raise SetupFailed(f"the lab's own setup fails: {report.get('setup', line[:200])}")
+                    raise SandboxError(f"the lab's own setup fails: {report.get('setup', line[:200])}")
                 ready = True
-            elif set(report) != {"name", "verdict", "message", "output"} or report["name"] != tasks[len(done)][0]:
-                return done, verdict("died", "it wrote into the grader's own report")
+            elif set(report) != {"name", "verdict", "message", "output"} or report["name"] != tasks[len(reports)][0]:
+                return reports, verdict("died", "it wrote into the grader's own report")
             else:
-                done[report.pop("name")] = report
-        return done, None
+                reports[report.pop("name")] = report
+        return reports, None
     finally:
         kill(process)
 
 
-def parsed(line: str) -> dict:
+def parse(line: str) -> dict:
+    """A line of the process's report; {} where it is none."""
     try:
         report = json.loads(line)
     except ValueError:

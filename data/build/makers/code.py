@@ -2,7 +2,7 @@
 
 import random
 
-from tasks import allowed
+from makers import allowed
 
 WORDS = tuple("""garden lamp table window river orange summer pencil button winter basket kitchen yellow
 rabbit bottle planet market silver flower camera bridge guitar island jacket ladder mirror needle pepper

@@ -1,4 +1,4 @@
-"""The generators of the seven small tasks: tasks.make(name, rng, test) draws one item of a task.
+"""The generators of the seven small tasks: makers.make(name, rng, test) draws one item of a task.
 
 Test items may use slot values and wordings that training never shows (about one in eight, see
 `allowed`), and no input can ever be drawn for both: its hash decides where it belongs.
@@ -71,7 +71,7 @@ def words(task: str) -> dict:
 
 def make(task: str, rng: random.Random, test: bool = False) -> dict:
     """One item of a task: {"input", "target", ...what its scorer needs besides}."""
-    module = importlib.import_module(f"tasks.{task}")
+    module = importlib.import_module(f"makers.{task}")
     while True:
         item = module.make(rng, test)
         if grammar.held_out(item["input"]) == test:

@@ -3,7 +3,7 @@
 import json
 import random
 
-from tasks import POOLS, allowed
+from makers import POOLS, allowed
 
 VALUES = {  # besides the shared pools; a dictionary gives what is said and what is written
     "person": POOLS["first_name"], "city": POOLS["city"], "to_city": POOLS["city"], "street": POOLS["street"],

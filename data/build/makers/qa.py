@@ -6,7 +6,7 @@ one that was left out is as natural as the others, and its answer is "not in the
 
 import random
 
-from tasks import allowed, words
+from makers import allowed, words
 
 MISSING = "not in the passage"
 WORDS = words("qa")

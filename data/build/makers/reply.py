@@ -6,7 +6,7 @@ accepted; most take up something that was said before.
 
 import random
 
-from tasks import POOLS, allowed, words
+from makers import POOLS, allowed, words
 
 WORDS = words("reply")
 VALUES, GREETINGS = WORDS["values"], WORDS["greetings"]

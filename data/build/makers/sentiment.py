@@ -7,7 +7,7 @@ clause ("the plot was thin, but I loved every minute" is positive).
 import functools
 import random
 
-from tasks import POOLS, allowed
+from makers import POOLS, allowed
 
 # By domain: groups "subjects / good things said of them / bad things said of them", then whole
 # verdicts "good / bad", then facts that say neither.

@@ -5,29 +5,31 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 
-from utils import resources, run
+from utils import profile
+from utils.course import run, table
 
-LABS = ["1 · First", "2 · Second one"]
 RECORD = {"lab": "01_first", "seconds": 157.5, "peak_memory_mb": 2071, "peak_gpu_memory_mb": 0, "date": "2026-11-21",
           "device": "CPU", "dtype": "bfloat16", "cores": 2, "machine": "Linux x86_64", "cells": 3}
 ROW = "| 1 · First | tiny | 2 cores, bfloat16, Linux x86_64 | 2.6 | 2.1 GB | 2026-11-21 |"
 
 
 @pytest.fixture
-def update(tmp_path):
+def update(tmp_path, monkeypatch):
     readme = tmp_path / "README.md"
-    readme.write_text(f"# before\n{resources.BEGIN}\n{resources.END}\nafter\n", "utf-8")
+    readme.write_text(f"# before\n{table.BEGIN}\n{table.END}\nafter\n", "utf-8")
+    monkeypatch.setattr(table, "find_labs", lambda: [Path("01_first.ipynb"), Path("02_second_one.ipynb")])
+    monkeypatch.setattr(table, "read_profiles", lambda: dict.fromkeys(["common", "tiny", "full"], {}))
 
     def with_records(**profiles):
         for name, records in profiles.items():
             (tmp_path / name).mkdir(exist_ok=True)
             (tmp_path / name / "records.json").write_text(json.dumps({r["lab"]: r for r in records}), "utf-8")
-        resources.update(readme, tmp_path, LABS, ["tiny", "full"])
+        table.update(readme, tmp_path)
         return readme.read_text("utf-8")
     return with_records
 
@@ -53,15 +55,14 @@ def test_a_later_record_replaces_and_another_machine_adds(update):
 def test_a_record_without_a_date_is_no_row_and_missing_marks_are_named(update, tmp_path):
     assert "2.6" not in update(tiny=[{k: v for k, v in RECORD.items() if k != "date"}])
     (tmp_path / "README.md").write_text("nothing", "utf-8")
-    with pytest.raises(SystemExit, match="README.md lacks the lines <!-- resources"):
+    with pytest.raises(profile.SetupError, match="README.md lacks the lines <!-- resources"):
         update()
 
 
 def test_readme_has_the_table_of_these_labs_and_profiles(root, tmp_path):
-    profiles = list(tomllib.loads((root / "labs" / "profiles.toml").read_text("utf-8")))
     text, copy = (root / "README.md").read_text("utf-8"), tmp_path / "README.md"
     copy.write_text(text, "utf-8")
-    resources.update(copy, tmp_path, [resources.title(p.stem) for p in run.find_labs()], profiles)
+    table.update(copy, tmp_path)
     assert copy.read_text("utf-8") == text, "labs or profiles changed: make table"
 
 
@@ -85,8 +86,6 @@ def test_gpu_memory_comes_from_nvidia_smi_and_is_0_without_it(tmp_path, monkeypa
 
 
 def test_the_processor_can_be_chosen(monkeypatch):
-    from utils import profile
-
     monkeypatch.delenv("LAB_DEVICE", raising=False)  # CI sets it
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert profile.choose_device()[0].type == "mps" or torch.cuda.is_available()
@@ -95,28 +94,38 @@ def test_the_processor_can_be_chosen(monkeypatch):
 
 
 def test_a_gpu_that_only_emulates_bf16_computes_in_fp32(monkeypatch):
-    from utils import profile
-
     monkeypatch.delenv("LAB_DEVICE", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75"])
     for has, dtype in ((False, torch.float32), (True, torch.bfloat16)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, has=has:
                             including_emulation or has)
         assert profile.choose_device()[:2] == (torch.device("cuda"), dtype)
 
 
+def test_a_gpu_that_this_torch_has_no_kernels_for_is_left_alone(monkeypatch):
+    monkeypatch.delenv("LAB_DEVICE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla P100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 0))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90"])
+    device, _, reason = profile.choose_device()
+    assert device.type == "cpu" and reason.startswith("Tesla P100 has compute capability 6.0")
+
+
 def test_the_command_writes_readme_of_its_checkout(root, tmp_path):
     for name in ("utils", "labs"):
         shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "README.md").write_text(f"{resources.BEGIN}\n{resources.END}\n", "utf-8")
+    (tmp_path / "README.md").write_text(f"{table.BEGIN}\n{table.END}\n", "utf-8")
     (tmp_path / "out" / "tiny").mkdir(parents=True)
     (tmp_path / "out" / "tiny" / "records.json").write_text(json.dumps({"x": {**RECORD, "lab": "01_x"}}), "utf-8")
     for old in (tmp_path / "labs").glob("*.ipynb"):
         old.unlink()
     (tmp_path / "labs" / "01_x.ipynb").touch()
     env = {k: v for k, v in os.environ.items() if k != "LAB_OUT"} | {"PYTHONPATH": str(tmp_path)}
-    subprocess.run([sys.executable, "-m", "utils.resources"], cwd=tmp_path, env=env, check=True)
+    subprocess.run([sys.executable, "-m", "utils.course", "table"], cwd=tmp_path, env=env, check=True)
     text = (tmp_path / "README.md").read_text("utf-8")
     assert "| 1 · X | tiny | 2 cores, bfloat16, Linux x86_64 | 2.6 |" in text
     assert "| 1 · X | flan-t5-base | not measured |" in text

@@ -1,13 +1,10 @@
-"""The student edition of the labs: python -m utils.student
+"""The student edition of the labs: labs student.
 
-Writes every lab to out/student/ with nbgrader's preprocessors: what stands between ### BEGIN SOLUTION and
-### END SOLUTION gives way to a stub, the checks are locked, outputs are gone. All labs or none are written.
+Writes every lab to out/student/ with nbgrader's preprocessors: a stub takes the place of what stands between
+### BEGIN SOLUTION and ### END SOLUTION, checks are locked, outputs are cleared. All labs are written, or none.
 """
 
-import os
 import re
-import sys
-from pathlib import Path
 
 import nbformat
 from nbgrader.preprocessors import (
@@ -20,18 +17,19 @@ from nbgrader.preprocessors import (
     LockCells,
 )
 
-from utils.checks import ROOT, SetupError, cannot_write
+from utils.course.run import find_labs
+from utils.profile import CourseError, results_folder
 
 STUB = "...  # YOUR CODE HERE"
 REGION = re.compile(r"(BEGIN|END) (SOLUTION|HIDDEN TESTS|MARK SCHEME)")
 
 
-class MarkerError(ValueError):
+class MarkerError(CourseError, ValueError):
     """A marker of a solution is unclosed, nested, alone, or in a cell that is no exercise."""
 
 
 def check_markers(notebook, name: str) -> None:
-    """Raises MarkerError naming notebook and cell. nbgrader says less, and takes an END without BEGIN."""
+    """Raises MarkerError naming notebook and cell. nbgrader says less, and accepts an END without BEGIN."""
     for number, cell in enumerate(notebook.cells, 1):
         first = next((line for line in cell.source.split("\n") if line.strip()), "")
         where, inside = f"{name}, cell {number} ({first[:50]!r})", None
@@ -51,29 +49,19 @@ def check_markers(notebook, name: str) -> None:
 def student_edition(notebook, name: str):
     """A copy of the notebook for students. Raises MarkerError."""
     check_markers(notebook, name)
-    made, resources = nbformat.from_dict(notebook), {}
+    edition, resources = nbformat.from_dict(notebook), {}
     for step in (CheckCellMetadata(), ClearSolutions(code_stub={"python": STUB}), ClearHiddenTests(), ClearMarkScheme(),
                  LockCells(), ClearOutput(), ComputeChecksums()):
-        made, resources = step.preprocess(made, resources)
-    return made
+        edition, resources = step.preprocess(edition, resources)
+    return edition
 
 
-def main() -> None:
-    out = Path(os.environ.get("LAB_OUT") or ROOT / "out") / "student"
-    labs = {path.name: nbformat.read(path, 4) for path in sorted((ROOT / "labs").glob("[0-9][0-9]_*.ipynb"))}
-    made = {name: student_edition(lab, name) for name, lab in labs.items()}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, lab in made.items():
-            nbformat.write(lab, out / name)
-            exercises = sum(bool(c.metadata.get("nbgrader", {}).get("solution")) for c in lab.cells)
-            print(f"{out / name}: {exercises} exercises")
-    except OSError as error:
-        raise SetupError(cannot_write(out, error)) from error
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (MarkerError, SetupError) as error:
-        sys.exit(str(error))
+def write_edition() -> None:
+    """Writes the edition of every lab to out/student/, all labs or none. Raises MarkerError, OSError."""
+    out = results_folder() / "student"
+    editions = {path.name: student_edition(nbformat.read(path, 4), path.name) for path in find_labs()}
+    out.mkdir(parents=True, exist_ok=True)
+    for name, lab in editions.items():
+        nbformat.write(lab, out / name)
+        exercises = sum(bool(c.metadata.get("nbgrader", {}).get("solution")) for c in lab.cells)
+        print(f"{out / name}: {exercises} exercises")

@@ -1,6 +1,6 @@
 """Trains the toxicity judge and writes it to data/models/judge/, its texts to data/toxicity/.
 
-    python data/build/judge.py
+    python data/build/make_judge.py
 
 A HashingVectorizer over character n-grams and a logistic regression, trained on the texts of
 toxicity.py. Prints the accuracy on fresh test texts (a quarter of their sentences from patterns that
@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from utils.judge import Judge, load_judge, make_vectorizer
-from utils.judge import toxicity as judged
+from utils.reward import Judge, load_judge, make_vectorizer
+from utils.reward import toxicity as judged
 
 import toxicity
 

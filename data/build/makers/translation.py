@@ -9,7 +9,7 @@ import random
 import re
 from types import SimpleNamespace
 
-from tasks import words
+from makers import words
 
 
 def table(text: str) -> list[list[str]]:

@@ -1,7 +1,7 @@
-"""The process that utils/sandbox.py starts: it runs a student's cells and their checks, and says how each went.
+"""The process that sandbox.py starts: it runs a student's cells and their checks, and reports on each.
 
-Started as a program it reads its job from stdin. Once the lab's setup is done, guard() takes away what the cells
-do not need.
+Started as a program, it reads its job from stdin. Once the lab's setup has run, guard() takes away what the cells do
+not need.
 """
 
 import contextlib
@@ -11,9 +11,9 @@ import os
 import sys
 from pathlib import Path
 
-from utils.checks import ROOT
+from utils.profile import ROOT
 
-SHOWN = 4000  # characters of output that are kept of a cell
+OUTPUT_LIMIT = 4000  # characters that are kept of a cell's output
 REFUSED = {"subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn",
            "pty.spawn", "os.startfile", "os.kill", "os.killpg", "signal.pthread_kill", "socket.connect", "socket.bind",
            "socket.sendto", "socket.getaddrinfo", "ctypes.dlopen", "sqlite3.connect"}
@@ -24,16 +24,17 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def verdict(name: str, message: str, output: str = "") -> dict:
+    """What the grader is told of a cell: the verdict, the reason in one line, what the cell printed."""
     return {"verdict": name, "message": message, "output": output}
 
 
-class Capped(io.StringIO):
-    """Keeps the first SHOWN characters of what is printed, and counts the rest."""
+class ShortOutput(io.StringIO):
+    """Keeps the first OUTPUT_LIMIT characters of what is printed, and counts the rest."""
 
     more = 0
 
     def write(self, text):
-        room = max(0, SHOWN - self.tell())
+        room = max(0, OUTPUT_LIMIT - self.tell())
         super().write(text[:room])
         self.more += max(0, len(text) - room)
         return len(text)
@@ -73,7 +74,8 @@ def guard(folder: Path, hidden: list[Path]) -> None:
 
 
 def work() -> None:
-    """Reads the job from stdin, reports on what was stdout; what cells print goes nowhere but into the report."""
+    """Reads the job from stdin and writes a report per task, as a line of JSON, to the process's first stdout. What
+    cells print goes into their report alone."""
     job, report = json.load(sys.stdin), os.fdopen(os.dup(1), "w", encoding="utf-8")
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
@@ -89,52 +91,53 @@ def work() -> None:
     pristine = {module: dict(vars(module)) for name, module in list(sys.modules.items())
                 if name.startswith("utils.exercises")}
 
-    def cell(source: str) -> tuple[BaseException | None, str]:
-        with (printed := Capped()), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+    def run_cell(source: str) -> tuple[BaseException | None, str]:
+        with (output := ShortOutput()), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             try:
                 result = shell.run_cell(source, store_history=False)
                 error = result.error_before_exec or result.error_in_exec
-            except BaseException as stopped:
-                error = stopped
-            return error, printed.text()
+            except BaseException as exit_or_interrupt:
+                error = exit_or_interrupt
+            return error, output.text()
 
-    def say(**what):
-        report.write(json.dumps(what) + "\n")
+    def send(**fields):
+        report.write(json.dumps(fields) + "\n")
         report.flush()
 
     for source in job["setup"]:
-        error, _ = cell(source)
+        error, _ = run_cell(source)
         if error:
-            say(setup=one_line(error))
+            send(setup=one_line(error))
             return
     guard(Path.cwd(), [ROOT / "labs", ROOT / "tests", ROOT / "out", ROOT / ".git"])
-    say(setup="")
+    send(setup="")
     for name, source, check in job["tasks"]:
-        said, output = cell(source)
+        cell_error, output = run_cell(source)
         for module, attributes in pristine.items():  # a check that was written over counts for nothing
             vars(module).update(attributes)
         shell.user_ns["exercises"] = exercises
-        error, _ = cell(check)
-        say(name=name, **judged(said, error, output))
+        check_error, _ = run_cell(check)
+        send(name=name, **judge(cell_error, check_error, output))
 
 
-def judged(said: BaseException | None, error: BaseException | None, output: str) -> dict:
+def judge(cell_error: BaseException | None, check_error: BaseException | None, output: str) -> dict:
     """The verdict from what the student's cell raised and what its check raised."""
     from utils.exercises import Unsolved, Wrong
 
-    if error is None:
+    if check_error is None:
         return verdict("right", "", output)
-    if isinstance(said, SyntaxError):
-        return verdict("error", f"the cell does not parse: {one_line(said)}", output)
-    if said is not None:
-        return verdict("error", f"the cell stops: {one_line(said)}", output)
-    if isinstance(error, Unsolved | Wrong):
-        name = "unsolved" if isinstance(error, Unsolved) else "wrong"
-        return verdict(name, one_line(error).partition(": ")[2], output)
-    return verdict("error", f"the check cannot run: {one_line(error)}", output)
+    if isinstance(cell_error, SyntaxError):
+        return verdict("error", f"the cell does not parse: {one_line(cell_error)}", output)
+    if cell_error is not None:
+        return verdict("error", f"the cell stops: {one_line(cell_error)}", output)
+    if isinstance(check_error, Unsolved | Wrong):
+        name = "unsolved" if isinstance(check_error, Unsolved) else "wrong"
+        return verdict(name, one_line(check_error).partition(": ")[2], output)
+    return verdict("error", f"the check cannot run: {one_line(check_error)}", output)
 
 
 def one_line(error: BaseException) -> str:
+    """The error's type and the first line of its message."""
     return f"{type(error).__name__}: {str(error).strip()}".split("\n")[0][:300]
 
 
