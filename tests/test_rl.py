@@ -472,6 +472,20 @@ def test_a_frozen_encoder_reads_once_and_nothing_else_changes(tokenizer, monkeyp
     assert reads == SETTINGS["steps"] * 3 and more_reads == SETTINGS["steps"] * 9, "a rollout, two batches"
 
 
+@pytest.mark.parametrize("train", [
+    lambda policy, tokenizer: rl.align(policy, tokenizer, PROMPTS, likes("w7"), {**SETTINGS, "steps": 1}),
+    lambda policy, tokenizer: rl.dpo(policy, tokenizer, [(p, "w7 w7", "w9") for p in PROMPTS],
+                                     {"steps": 1, "batch": 8, "learning_rate": 1e-2, "beta": 0.1})],
+    ids=["align", "dpo"])
+def test_gradients_that_something_else_left_take_no_part(tokenizer, train):
+    clean, stale = small(), small()
+    for p in stale.parameters():
+        p.grad = torch.ones_like(p)
+    for policy in (clean, stale):
+        train(policy, tokenizer)
+    assert torch.equal(weights(clean), weights(stale)) and not torch.equal(weights(clean), weights(small()))
+
+
 def test_unusable_settings_are_clear_errors(tokenizer):
     for method, samples in (("grpo", 4), ("rloo", 1)):
         with pytest.raises(ValueError, match=f"method '{method}' with {samples} samples"):

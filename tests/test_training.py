@@ -8,10 +8,12 @@ import math
 import subprocess
 import sys
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from nbclient import NotebookClient
 from peft import LoraConfig, PromptTuningConfig
 from transformers import (
     Seq2SeqTrainer,
@@ -120,6 +122,15 @@ def test_learning_rate_zero_moves_nothing_and_the_base_model_is_never_touched(ti
     run = training.fine_tune(adapted, tiny[1], pairs, SETTINGS)
     assert torch.equal(weights(tiny[0]), before) and not adapted.training
     assert run.losses and run.examples_per_second > 0
+
+
+def test_gradients_that_something_else_left_take_no_part(tiny, pairs):
+    clean, stale = small(), small()
+    for p in stale.parameters():
+        p.grad = torch.ones_like(p)
+    for model in (clean, stale):
+        training.fine_tune(model, tiny[1], pairs[:8], SETTINGS)
+    assert torch.equal(weights(clean), weights(stale)) and not torch.equal(weights(clean), weights(small()))
 
 
 def test_a_model_trained_in_bf16_computes_in_fp32_again(tiny, pairs):
@@ -412,9 +423,6 @@ other_rates = { full = 0.0, lora = 0.0 }
 @pytest.mark.slow
 def test_lab_2_claims_no_gain_where_nothing_was_learned(tmp_path, monkeypatch):
     """The notebook at learning rate 0 and small sizes: it runs to its end, and every gain vanishes."""
-    import nbformat
-    from nbclient import NotebookClient
-
     (tmp_path / "profiles.toml").write_text(STILL, encoding="utf-8")
     for name, value in (("LAB_PROFILES", tmp_path / "profiles.toml"), ("LAB_PROFILE", "still"), ("LAB_OUT", tmp_path)):
         monkeypatch.setenv(name, str(value))

@@ -162,6 +162,19 @@ def test_generation_is_in_order_and_does_not_depend_on_the_batch(tiny):
     assert sampled[0] == sampled[1] and len(sampled[0]) == 6
 
 
+def test_an_encoder_that_has_read_the_prompts_is_not_asked_again(tiny):
+    model, tokenizer = tiny
+    asked = [prompts.build("Is the review positive or negative?", text) for text in ("I loved it.", "Never again!")]
+    encoded, reads = {}, []
+    hook = model.get_encoder().register_forward_hook(lambda *_: reads.append(1))
+    try:
+        texts = [generation.generate(model, tokenizer, asked, max_new_tokens=12, encoded=memory)
+                 for memory in (None, encoded, encoded)]
+    finally:
+        hook.remove()
+    assert texts[0] == texts[1] == texts[2] and len(reads) == 2 and len(encoded) == 1
+
+
 def test_several_samples_stay_with_their_prompt(tiny):
     model, tokenizer = tiny
     asked = [prompts.build("Is the review positive or negative?", t) for t in ("x " * 60, "y")]

@@ -228,7 +228,9 @@ def trainable(policy, head, s: dict) -> tuple[dict, torch.optim.Optimizer]:
     if head is not None:
         weights |= {f"head.{name}": p for name, p in head.named_parameters()}
         groups.append({"params": list(head.parameters()), "lr": s["value_learning_rate"]})
-    return weights, torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+    optimizer.zero_grad()  # of gradients that something else has left
+    return weights, optimizer
 
 
 def largest(x, accelerator=None) -> float:

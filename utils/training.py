@@ -160,6 +160,7 @@ def fine_tune(model, tokenizer, pairs: Sequence[Pair], settings: dict, *, seed: 
         sharding.shard(model, dtype)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=settings["learning_rate"], weight_decay=0.0, fused=True)
+    optimizer.zero_grad()  # of gradients that something else has left
     main = not accelerator or accelerator.is_main_process
 
     with checkpoints.sole_owner(place if main else None):
