@@ -11,11 +11,11 @@ FIELDS = ("lab", "claim", "value", "low", "high", "n", "seeds", "unit", "control
 
 
 def claim(profile, lab: int, name: str, value, *, n: int, unit: str, control: str, seeds: int = 1,
-          above: float | None = None, below: float | None = None) -> bool | None:
+          above: float | None = None, below: float | None = None) -> None:
     """Records one measured claim in out/<profile>/claims/<lab>.json and prints it.
 
     value is a number or (mean, low, high). With `above` or `below` the claim has a criterion: it has held where the
-    whole interval lies on that side, and this is printed and returned; another model may well not meet it, so
+    whole interval lies on that side, and this is printed and stored; another model may well not meet it, so
     nothing stops. A claim of the same lab and name is replaced. Raises ValueError where a number is not finite.
     """
     mean, low, high = value if isinstance(value, tuple) else (value, value, value)
@@ -33,7 +33,6 @@ def claim(profile, lab: int, name: str, value, *, n: int, unit: str, control: st
     print(f"{name}: {shown(mean)}{band} {unit} (n = {n}, control: {control})")
     if limits:
         print(f"  {'held' if held else 'NOT held'} on this run: the interval should lie {row['criterion']}")
-    return held
 
 
 def shown(number: float) -> str:
