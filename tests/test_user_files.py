@@ -133,3 +133,10 @@ def test_variables_of_a_batch_system_stop_no_training(variables):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=profile.ROOT,
                           env={**os.environ, **variables})
     assert done.stdout.strip().endswith("1"), done.stderr[-1000:]
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "cp874", "ascii"])
+def test_a_lab_begins_on_a_console_of_any_encoding(encoding):
+    done = subprocess.run([sys.executable, "-c", "from utils.profile import start; start()"], capture_output=True,
+                          cwd=profile.ROOT, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert done.returncode == 0 and done.stdout.startswith(b"profile "), done.stderr[-500:]

@@ -358,11 +358,19 @@ def show_figures() -> None:
             shell.run_line_magic("matplotlib", "inline")
 
 
+def print_anywhere() -> None:
+    """Lets a console show "?" for a character that it lacks, instead of stopping the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
 def start(seed: int = 0, name: str | None = None) -> SimpleNamespace:
     """A lab's first call: the profile with `device`, `dtype` and `why` set, seeded, reported in one line.
 
     Raises ProfileError, and SetupError where the kernel is another environment's or nothing can be written.
     """
+    print_anywhere()
     profile = load_profile(name)
     require(environment_fault(), writing_fault(profile.out))
     import torch

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.profile import DISK_FAULTS, CourseError, cannot_write, results_folder
+from utils.profile import DISK_FAULTS, CourseError, cannot_write, print_anywhere, results_folder
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -13,9 +13,7 @@ def main(argv: list[str] | None = None) -> int:
     Every error that the course raises on purpose becomes one line on stderr here, and nowhere else. argparse ends a
     wrong command line itself, with exit code 2.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a console may lack a character
+    print_anywhere()
     args = build_parser().parse_args(argv)
     try:
         return args.call(args)
