@@ -223,6 +223,17 @@ def test_a_training_that_is_under_way_is_not_begun_twice(pairs, tiny, tmp_path):
     assert refused == [8, 8]
 
 
+def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    def full(*_):
+        raise checkpoints.SafetensorError("I/O error: No space left on device")
+
+    checkpoints.save(tmp_path, {"w": torch.ones(1)}, [{}])
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(checkpoints.TrainingError, match="cannot be written to .*No space left.*LAB_CHECKPOINTS"):
+        checkpoints.save(tmp_path, {"w": torch.ones(1)}, [{}, {}])
+    assert len(checkpoints.load_latest(tmp_path)[1]) == 1, "the checkpoint before it stays"
+
+
 def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
     def refuse(self):
         raise OSError(errno.ENOLCK, "no locks available")

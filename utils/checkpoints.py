@@ -60,12 +60,17 @@ def sole_owner(place: Path | None) -> Iterator[None]:
 
 
 def save(place: Path, tensors: dict[str, torch.Tensor], records: list[dict]) -> None:
-    """Writes the checkpoint that follows len(records) steps: aside, then renamed. The latest two are kept."""
+    """Writes the checkpoint that follows len(records) steps: aside, then renamed. The latest two are kept. Raises
+    TrainingError where it cannot be written."""
     final = place / f"step-{len(records):06d}"
     part = final.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part / "state.safetensors")
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part / "state.safetensors")
+    except SafetensorError as error:  # a full disk, most often; it says so
+        raise TrainingError(f"a checkpoint cannot be written to {place} ({error}): make room there, or set "
+                            "LAB_CHECKPOINTS to a folder of yours on another disk") from error
     (part / "records.json").write_text(json.dumps(records), encoding="utf-8")
     shutil.rmtree(final, ignore_errors=True)  # one that was damaged
     os.replace(part, final)
