@@ -86,8 +86,8 @@ def sampled(model, tokenizer, n: int = 8, new: int = 6):
 
 
 def test_a_completion_ends_with_its_end_token_and_the_mask_with_it(tokenizer):
-    assert rollouts.through_end([5, 1, 7, 1], 1) == [5, 1] and rollouts.through_end([5, 7], 1) == [5, 7]
-    assert rollouts.through_end([1, 0, 0], 1) == [1]
+    assert rollouts.through_end([5, 1, 7, 1], [1]) == [5, 1] and rollouts.through_end([5, 7], [1]) == [5, 7]
+    assert rollouts.through_end([1, 0, 0], [1]) == [1]
     rows = [{"input_ids": [4, 1], "labels": [5, 6, 1]}, {"input_ids": [4, 4, 1], "labels": [5, 6, 7, 8]}]
     batch = training.collate(rows)
     mask = rollouts.token_scores(small(), None, batch)[2]
@@ -117,7 +117,7 @@ def test_log_probabilities_are_those_of_transformers(tokenizer, make):
                          max_new_tokens=6, return_dict_in_generate=True, output_scores=True)
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
     theirs = core.compute_transition_scores(out.sequences, out.scores, normalize_logits=True)
-    rows = [{"input_ids": ids, "labels": rollouts.through_end(row, 1)} for ids, row in zip(
+    rows = [{"input_ids": ids, "labels": rollouts.through_end(row, [1])} for ids, row in zip(
         tokenizer(PROMPTS[:6])["input_ids"], out.sequences[:, 1:].tolist(), strict=True)]
     logp, _, mask = rollouts.score_all(model, None, rollouts.row_batches(model, tokenizer, rows, 4))
     for i, row in enumerate(rows):
@@ -136,7 +136,7 @@ def test_the_bundled_model_agrees_with_transformers_too(tiny):
                          max_new_tokens=12, return_dict_in_generate=True, output_scores=True)
     scores = tuple(step.double() for step in out.scores)
     theirs = model.compute_transition_scores(out.sequences, scores, normalize_logits=True)
-    rows = [{"input_ids": prompt, "labels": rollouts.through_end(row, 1)}
+    rows = [{"input_ids": prompt, "labels": rollouts.through_end(row, [1])}
             for prompt, row in zip(ids, out.sequences[:, 1:].tolist(), strict=True)]
     logp, values, _ = rollouts.score_all(model, rl.value_head(model), rollouts.row_batches(model, tokenizer, rows, 3))
     assert not values.any(), "the values begin at zero"

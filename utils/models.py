@@ -18,6 +18,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -32,6 +34,7 @@ from utils.profile import DISK_FAULTS, CourseError
 
 PATIENCE = 8  # seconds that the hub has for its first answer, the look-up of its name included
 NEEDED = ("config.json", "tokenizer*", "*.safetensors")  # of a model
+ROOM = 128  # positions of a decoder-only model that stay free for the completion, a quarter of them at most
 FILES = {"model": ["*.json", "*.safetensors", "*.model", "*.txt"], "dataset": ["*.csv"]}  # no pickles, no code
 
 
@@ -123,20 +126,58 @@ def load_tokenizer(name: str, key: str = "model"):
 
 
 def load_model(name: str, device: torch.device | str = "cpu", *, attention: str | None = None):
-    """(model, tokenizer) of an encoder-decoder, weights in fp32, in evaluation mode on the device.
+    """(model, tokenizer) of an encoder-decoder or a decoder-only model, weights in fp32, in evaluation mode on the
+    device.
 
     `name` is a model directory or a hub name, which may end in @ and a revision. Computation in bf16 is
-    autocast's business. attention is "eager" (which gives attention maps and trains a small model faster
-    on CPU) or "sdpa", by default what suits the device. Raises ModelError for a missing tokenizer, missing
-    or damaged weights; HubError.
+    autocast's business. attention is "eager" (which gives attention maps and trains a small encoder-decoder faster
+    on CPU) or "sdpa", by default what suits model and device. Raises ModelError for a model of neither kind, a missing
+    tokenizer, missing or damaged weights; HubError.
     """
-    attention = attention or ("eager" if torch.device(device).type == "cpu" else "sdpa")
-    tokenizer = load_tokenizer(name)
-    model = _load_weights(AutoModelForSeq2SeqLM, name, attn_implementation=attention)
+    tokenizer, kind = load_tokenizer(name), _kind(name)
+    small = kind is AutoModelForSeq2SeqLM and torch.device(device).type == "cpu"
+    model = _load_weights(kind, name, attn_implementation=attention or ("eager" if small else "sdpa"))
     untie(model)
     model.generation_config = token_ids_alone(model.generation_config)
+    tokenizer.padding_side = "right"
+    if kind is AutoModelForCausalLM:
+        prepare_decoder_only(model, tokenizer, name)
     fuse_activations(model)
     return model.to(device).eval(), tokenizer
+
+
+def _kind(name: str):
+    """The Auto class of the model's kind, as its configuration tells. Raises ModelError, HubError."""
+    folder = fetch(name)
+    if not (folder / "config.json").exists():
+        raise ModelError(f"{folder} has no config.json: it is not a model directory")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder / 'config.json'} describes no model that can be loaded: {_first_line(error)}"
+                         ) from error
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or ()):
+        return AutoModelForCausalLM
+    raise ModelError(f"{name} is a {', '.join(config.architectures or [config.model_type])}: the labs take a model "
+                     "that writes, an encoder-decoder (such as T5) or a decoder-only one (…ForCausalLM)")
+
+
+def prepare_decoder_only(model, tokenizer, name: str) -> None:
+    """Prompts are padded on the left, so that completions begin in one column; the end token is the pad token where
+    there is none; the window for prompts leaves room for a completion. Raises ModelError without an end token."""
+    if tokenizer.eos_token is None:
+        raise ModelError(f"the tokenizer of {name!r} has no end token: set eos_token in its tokenizer_config.json, or "
+                         "no completion would ever end")
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    positions = getattr(model.config, "max_position_embeddings", None) or 2048
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions - min(ROOM, positions // 4))
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    model.generation_config.eos_token_id = sorted({tokenizer.eos_token_id, *ends} - {None})
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
 def load_classifier(name: str, device: torch.device | str = "cpu", key: str = "reward"):
@@ -151,8 +192,6 @@ def _load_weights(kind, name: str, key: str = "model", **options):
     """A model of the kind (an Auto class) with nothing missing. Raises ModelError, HubError."""
     folder = fetch(name, key)
     require_safetensors(folder, name, key)
-    if not (folder / "config.json").exists():
-        raise ModelError(f"{folder} has no config.json: it is not a model directory")
     logging.disable_progress_bar()
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a head of the checkpoint's own is no news, see untie
@@ -244,3 +283,8 @@ def kilobytes_on_disk(model) -> float:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return sum(f.stat().st_size for f in Path(folder).glob("*.safetensors")) / 1000
+
+
+def task_type(model) -> str:
+    """What peft calls the model's kind."""
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from utils.models import autocast
-from utils.training import Pair, encode, model_batch, token_loss
+from utils.training import Pair, encode, model_batch, predict, token_loss
 
 Head = tuple[int, int]  # (layer, head), both from 0
 
@@ -108,12 +108,11 @@ def step_memory(model, tokenizer, pairs: Sequence[Pair], *, dtype=torch.float32)
 
     optimizer = torch.optim.AdamW(trained, lr=1e-6)
     batch = model_batch(model, tokenizer, encode(tokenizer, pairs))
-    labels = batch.pop("labels")
 
     def step(watch):
         optimizer.zero_grad(set_to_none=True)
         with watch, autocast(model.device, dtype):
-            loss = token_loss(model(**batch).logits, labels)
+            loss = token_loss(*predict(model, batch)[:2])
         loss.backward()
         optimizer.step()
 

@@ -1,8 +1,14 @@
-"""Prompts: instruction, worked examples (shots), query. One template for every task and model."""
+"""Prompts: instruction, worked examples (shots), query; and what a model reads of them, token by token.
+
+A prompt is a text, or a conversation: a list of {"role": …, "content": …}. A model with a chat template reads both as a
+conversation, a text as its user's only turn; a model without one reads texts as they stand.
+"""
 
 import random
 from bisect import bisect
 from collections.abc import Sequence
+
+from jinja2 import TemplateError
 
 from utils.profile import CourseError
 
@@ -11,6 +17,7 @@ SUMMARY_CUE = "Summary:"
 ANSWER_CUE = "Answer:"
 
 Shot = tuple[str, str]
+Prompt = str | list[dict]
 
 
 class PromptTooLong(CourseError, ValueError):
@@ -31,11 +38,61 @@ def summary_prompt(dialogue: str, shots: Sequence[Shot] = (), instruction: str =
     return build(instruction, dialogue, shots, SUMMARY_CUE)
 
 
-def encode_prompts(tokenizer, prompts: Sequence[str], window: int | None = None) -> list[list[int]]:
-    """Token ids of each prompt, the end token included. `window` is the context window in tokens (the
-    tokenizer's model_max_length by default). Raises PromptTooLong: nothing is ever cut silently."""
+class PromptError(CourseError, ValueError):
+    """The model cannot read a conversation of this form."""
+
+
+def chat_prompt(dialogue: str, shots: Sequence[Shot] = (), instruction: str = SUMMARIZE,
+                system: str = "") -> list[dict]:
+    """The same request as summary_prompt() as a conversation: a system turn where there is one to give, each shot as
+    a turn of the user and an answer of the assistant, then the query."""
+    turns = [{"role": "system", "content": system}] if system else []
+    for shot, answer in shots:
+        turns += [{"role": "user", "content": build(instruction, shot, cue=SUMMARY_CUE)},
+                  {"role": "assistant", "content": answer}]
+    return [*turns, {"role": "user", "content": build(instruction, dialogue, cue=SUMMARY_CUE)}]
+
+
+def one_sequence(tokenizer) -> bool:
+    """Whether prompt and completion are one sequence of tokens: so it is for a decoder-only model, whose tokenizer
+    load_model() makes pad on the left."""
+    return tokenizer.padding_side == "left"
+
+
+def prompt_ids(tokenizer, prompt: Prompt) -> list[int]:
+    """The tokens of a prompt as the model reads them: through the chat template where there is one, with the end token
+    for an encoder-decoder. Raises PromptError for a conversation that the model cannot read."""
+    if not tokenizer.chat_template:
+        if not isinstance(prompt, str):
+            raise PromptError("this model has no chat template: give it a text, for instance of summary_prompt(), "
+                              "instead of a conversation")
+        return tokenizer(prompt, verbose=False)["input_ids"]
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    try:
+        return tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    except TemplateError as error:
+        raise PromptError(f"the model's chat template refuses a conversation of the roles "
+                          f"{', '.join(turn['role'] for turn in turns)}: {error}. A system turn can be written at the "
+                          "top of the user's first turn instead") from None
+
+
+def completion_ids(tokenizer, prompt: Prompt, completion: str) -> list[int]:
+    """The tokens of a completion as the model should write them after the prompt, the end token included. Without a
+    chat template a space stands between a decoder-only model's prompt and the completion."""
+    if not one_sequence(tokenizer):
+        return tokenizer(text_target=completion, verbose=False)["input_ids"]
+    if tokenizer.chat_template:
+        ids = tokenizer(completion, add_special_tokens=False, verbose=False)["input_ids"]
+    else:
+        ids = tokenizer(f"{prompt} {completion}", verbose=False)["input_ids"][len(prompt_ids(tokenizer, prompt)):]
+    return [*ids, tokenizer.eos_token_id]
+
+
+def encode_prompts(tokenizer, prompts: Sequence[Prompt], window: int | None = None) -> list[list[int]]:
+    """prompt_ids of each prompt. `window` is the context window in tokens (the tokenizer's model_max_length by
+    default). Raises PromptTooLong: nothing is ever cut silently."""
     window = window or tokenizer.model_max_length
-    ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
+    ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     for i, tokens in enumerate(ids):
         if len(tokens) > window:
             raise PromptTooLong(f"prompt {i} of {len(ids)} has {len(tokens)} tokens and the context window {window}: "
@@ -44,9 +101,9 @@ def encode_prompts(tokenizer, prompts: Sequence[str], window: int | None = None)
     return ids
 
 
-def count_tokens(tokenizer, text: str) -> int:
-    """Length of a text in tokens, the end token included."""
-    return len(tokenizer(text, verbose=False)["input_ids"])
+def count_tokens(tokenizer, prompt: Prompt) -> int:
+    """Length of a prompt in tokens, all that its chat template or the tokenizer adds included."""
+    return len(prompt_ids(tokenizer, prompt))
 
 
 def fit_shots(tokenizer, dialogue: str, shots: Sequence[Shot], window: int | None = None) -> tuple[str, int]:
@@ -90,7 +147,9 @@ def fit_window(tokenizer, table, window: int | None = None):
 def truncate_prompt(tokenizer, prompt: str, window: int | None = None) -> str:
     """What a careless pipeline does: keeps the first `window` tokens and loses the rest, query included."""
     window = window or tokenizer.model_max_length
-    ids = tokenizer(prompt, truncation=True, max_length=window)["input_ids"]
+    ids = tokenizer(prompt, verbose=False)["input_ids"]
+    around = count_tokens(tokenizer, prompt) - len(ids)  # what a chat template puts around the text
+    ids = tokenizer(prompt, truncation=True, max_length=max(1, window - around))["input_ids"]
     return tokenizer.decode(ids, skip_special_tokens=True)
 
 

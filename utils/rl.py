@@ -1,4 +1,4 @@
-"""Alignment of encoder-decoders: PPO and RLOO from a reward on whole completions, DPO from pairs of them.
+"""Alignment of a policy of either kind: PPO and RLOO from a reward on whole completions, DPO from pairs of them.
 
 PPO (Schulman et al. 2017) as it is used on language models since Ziegler et al. (2019). What it leaves
 out of the literature's:
@@ -49,16 +49,21 @@ def frozen(policy):
     return copy.deepcopy(policy).requires_grad_(False).eval()
 
 
-def decoder_copy(policy):
-    """A copy of which only the decoder's blocks are trained: what writes. The encoder stays as it is, so that it
-    reads each prompt once for policy and reference."""
+def trainable_copy(policy):
+    """A copy of which only a part is trained. Of an encoder-decoder the decoder's blocks: what writes. The encoder
+    stays as it is, so that it reads each prompt once for policy and reference. Of a decoder-only model the upper half
+    of its blocks: gradients then go half the way back."""
     copied = copy.deepcopy(policy).requires_grad_(False)
-    copied.decoder.block.requires_grad_(True)
+    if copied.config.is_encoder_decoder:
+        copied.decoder.block.requires_grad_(True)
+    else:
+        blocks = max((m for m in copied.modules() if isinstance(m, nn.ModuleList)), key=len)
+        blocks[len(blocks) // 2:].requires_grad_(True)
     return copied
 
 
 def value_head(policy) -> nn.Linear:
-    """A linear layer from the decoder's last hidden state to a value; zero at first."""
+    """A linear layer from the last hidden state of the policy's decoder to a value; zero at first."""
     head = nn.Linear(policy.config.hidden_size, 1, device=policy.device)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)

@@ -13,10 +13,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
-from utils.generation import Draw, by_length, generate, in_dtype
+from utils.generation import Draw, by_length, generate, in_dtype, require_room, without_prompt
 from utils.models import autocast
 from utils.prompts import encode_prompts
-from utils.training import IGNORED, PAD_PROMPT, model_batch
+from utils.training import IGNORED, PAD_PROMPT, model_batch, predict
 
 
 @torch.no_grad()
@@ -26,19 +26,22 @@ def rollout(policy, tokenizer, ids: list[list[int]], *, max_new_tokens: int, dty
     whole distribution; `uniform` [max_new_tokens, completions] gives the random numbers for it (see Draw).
     rows are {"input_ids", "labels"} as in utils.training, labels up to and including the end token.
     Probabilities are token_scores' business: the sampler rounds otherwise."""
+    require_room(policy, [len(tokens) + max_new_tokens for tokens in ids])
     repeated = [prompt for prompt in ids for _ in range(samples)]
     batch = tokenizer.pad({"input_ids": repeated}, pad_to_multiple_of=PAD_PROMPT, return_tensors="pt").to(policy.device)
     drawn = in_dtype(policy, dtype).generate(
         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], logits_processor=[Draw(uniform)],
         do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
-    completions = [through_end(row, tokenizer.eos_token_id) for row in drawn[:, 1:].tolist()]
+    drawn, ends = without_prompt(policy, drawn, batch["input_ids"]), policy.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    completions = [through_end(row, ends) for row in drawn.tolist()]
     rows = [{"input_ids": p, "labels": c} for p, c in zip(repeated, completions, strict=True)]
     return rows, [text.strip() for text in tokenizer.batch_decode(completions, skip_special_tokens=True)]
 
 
-def through_end(ids: list[int], end: int) -> list[int]:
+def through_end(ids: list[int], ends: Sequence[int]) -> list[int]:
     """The tokens up to and including the first end token; all of them where there is none."""
-    return ids[: ids.index(end) + 1] if end in ids else ids
+    return ids[: min((ids.index(end) + 1 for end in ends if end in ids), default=len(ids))]
 
 
 def row_batches(policy, tokenizer, rows: list[dict], size: int) -> list[tuple[torch.Tensor, dict]]:
@@ -50,8 +53,10 @@ def row_batches(policy, tokenizer, rows: list[dict], size: int) -> list[tuple[to
 
 @torch.no_grad()
 def read_prompts_once(policy, batches: list[tuple], dtype=torch.float32) -> list[tuple]:
-    """The same batches with the encoder's output in place of the prompt's tokens, where nothing in the
-    encoder is trained: then policy and reference read alike, and reading once serves every pass of a step."""
+    """The same batches with the encoder's output in place of the prompt's tokens, where there is an encoder in which
+    nothing is trained: then policy and reference read alike, and reading once serves every pass of a step."""
+    if not policy.config.is_encoder_decoder:
+        return batches
     encoder = policy.get_encoder()
     if any(p.requires_grad for p in encoder.parameters()):
         return batches
@@ -75,24 +80,24 @@ def same_kernel(dtype: torch.dtype, device):
 def token_scores(model, head, batch: dict, dtype=torch.float32) -> tuple:
     """(logp, values, mask), each [B, T], by one teacher-forced forward pass: the log-probability of
     each token of the completion, and the value of what stood before it (None without a head)."""
-    labels, inputs = batch["labels"], {k: v for k, v in batch.items() if k != "labels"}
-    with same_kernel(dtype, labels.device):
-        out = model(**inputs, output_hidden_states=head is not None, use_cache=False)
-    flat = out.logits.float().flatten(0, 1)
+    with same_kernel(dtype, batch["labels"].device):
+        logits, labels, hidden = predict(model, batch, hidden=head is not None)
+    flat = logits.float().flatten(0, 1)
     logp = -cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="none").view(labels.shape)
-    values = None if head is None else head(out.decoder_hidden_states[-1].float()).squeeze(-1)
+    values = None if head is None else head(hidden.float()).squeeze(-1)
     return logp, values, (labels != IGNORED).float()
 
 
 @torch.no_grad()
 def score_all(model, head, batches: list[tuple], dtype=torch.float32) -> tuple:
     """token_scores of all rows in their own order, each [B, T] with the T of the longest."""
-    count, width = sum(len(places) for places, _ in batches), max(b["labels"].shape[1] for _, b in batches)
+    parts = [token_scores(model, head, batch, dtype) for _, batch in batches]
+    count, width = sum(len(places) for places, _ in batches), max(mask.shape[1] for *_, mask in parts)
     scores = torch.zeros(3, count, width, device=model.device)
-    for places, batch in batches:
-        for kind, part in enumerate(token_scores(model, head, batch, dtype)):
-            if part is not None:
-                scores[kind, places, :part.shape[1]] = part
+    for (places, _), part in zip(batches, parts, strict=True):
+        for kind, of_kind in enumerate(part):
+            if of_kind is not None:
+                scores[kind, places, :of_kind.shape[1]] = of_kind
     return scores[0], None if head is None else scores[1], scores[2]
 
 

@@ -1,4 +1,4 @@
-"""Supervised training of an encoder-decoder on (prompt, completion) pairs: one loop, top to bottom.
+"""Supervised training on (prompt, completion) pairs, of encoder-decoders and decoder-only models: one loop.
 
 What it takes over from transformers' Trainer, to which a test compares it: AdamW without weight decay, a learning
 rate that rises for a tenth of the steps and then falls to 0 in a straight line, gradients clipped to norm 1, rows of
@@ -23,9 +23,9 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from utils import checkpoints
 from utils.dialogues import DataError
-from utils.generation import by_length
+from utils.generation import by_length, require_room
 from utils.models import autocast
-from utils.prompts import encode_prompts, summary_prompt
+from utils.prompts import completion_ids, encode_prompts, summary_prompt
 
 IGNORED = -100  # a label that the loss does not count
 PAD_PROMPT, PAD_ANSWER = 16, 8  # lengths are padded up to multiples: few shapes, and little waste
@@ -51,18 +51,24 @@ def summary_pairs(table, n: int | None = None, seed: int = 0) -> list[Pair]:
 
 
 def encode(tokenizer, pairs: Sequence[Pair]) -> list[dict]:
-    """[{"input_ids", "labels"}], token ids with the end token. Raises PromptTooLong."""
+    """[{"input_ids", "labels"}], the tokens of prompts and completions, the latter with the end token. Raises
+    PromptTooLong."""
     ids = encode_prompts(tokenizer, [prompt for prompt, _ in pairs])
-    labels = [tokenizer(text_target=completion, verbose=False)["input_ids"] for _, completion in pairs]
+    labels = [completion_ids(tokenizer, *pair) for pair in pairs]
     return [{"input_ids": i, "labels": y} for i, y in zip(ids, labels, strict=True)]
 
 
-def collate(rows: list[dict], pad: int = 0, start: int = 0, *, prompt_width: int | None = None,
+def collate(rows: list[dict], pad: int = 0, start: int | None = 0, *, prompt_width: int | None = None,
             answer_width: int | None = None, pad_label: int = IGNORED, mask: bool = True) -> dict[str, torch.Tensor]:
-    """One batch: input_ids, attention_mask [batch, prompt]; decoder_input_ids, labels [batch, answer].
+    """One batch for an encoder-decoder: input_ids, attention_mask [batch, prompt]; decoder_input_ids, labels [batch,
+    answer]. The decoder reads the labels shifted right behind `start`.
 
-    The decoder reads the labels shifted right behind `start`. Widths are the longest row's, rounded
-    up, unless given. pad_label=pad and mask=False make the two mistakes that Lab 2 measures.
+    With start=None one for a decoder-only model: input_ids, attention_mask, position_ids, labels, each [batch, prompt +
+    answer]. Prompts are padded on the left and answers on the right, so that all answers begin in one column; labels
+    are IGNORED before it. The model predicts each label from what stands before it.
+
+    Widths are the longest row's, rounded up, unless given. pad_label=pad and mask=False make the two mistakes
+    that Lab 2 measures.
     """
     def width(side, multiple):
         return -(-max(1, *(len(r[side]) for r in rows)) // multiple) * multiple
@@ -73,20 +79,51 @@ def collate(rows: list[dict], pad: int = 0, start: int = 0, *, prompt_width: int
         raise ValueError(f"a row is longer than the batch: {width('input_ids', 1)} and {width('labels', 1)} tokens "
                          f"where {prompt_width} and {answer_width} are given; raise fixed_widths in the profile")
 
-    def padded(side, to, fill, before=()):
-        return torch.tensor([(list(before) + r[side] + [fill] * to)[:to] for r in rows])
+    def padded(sides, to, fill, left=False):
+        filling = [[fill] * (to - len(side)) for side in sides]
+        return torch.tensor([f + s if left else s + f for s, f in zip(sides, filling, strict=True)])
 
-    ids = padded("input_ids", prompt_width, pad)
-    real = torch.tensor([[1] * len(r["input_ids"]) + [0] * (prompt_width - len(r["input_ids"])) for r in rows])
-    return {"input_ids": ids, "attention_mask": real if mask else torch.ones_like(ids),
-            "decoder_input_ids": padded("labels", answer_width, pad, before=[start]),
-            "labels": padded("labels", answer_width, pad_label)}
+    prompts, answers = [r["input_ids"] for r in rows], [r["labels"] for r in rows]
+    ones = [[[1] * len(side) for side in sides] for sides in (prompts, answers)]
+    if start is not None:
+        ids, real = padded(prompts, prompt_width, pad), padded(ones[0], prompt_width, 0)
+        return {"input_ids": ids, "attention_mask": real if mask else torch.ones_like(ids),
+                "decoder_input_ids": padded([[start, *a][:answer_width] for a in answers], answer_width, pad),
+                "labels": padded(answers, answer_width, pad_label)}
+
+    def row(of_prompts, of_answers, fill):
+        return torch.cat([padded(of_prompts, prompt_width, fill, left=True), padded(of_answers, answer_width, fill)], 1)
+
+    real = row(*ones, 0)
+    real = real if mask else torch.ones_like(real)
+    labels = row([[IGNORED] * len(p) for p in prompts], answers, pad_label)
+    labels[:, 0] = IGNORED  # nothing stands before the first token that could predict it
+    return {"input_ids": row(prompts, answers, pad), "attention_mask": real,
+            "position_ids": (real.cumsum(1) - 1).clamp(min=0), "labels": labels}
 
 
-def model_batch(model, tokenizer, rows: list[dict]) -> dict[str, torch.Tensor]:
-    """The rows as one batch of collate(), with the model's start token, on its device."""
-    batch = collate(rows, tokenizer.pad_token_id, model.config.decoder_start_token_id)
+def model_batch(model, tokenizer, rows: list[dict], **options) -> dict[str, torch.Tensor]:
+    """The rows as one batch of collate() for the model's kind, on its device; the options are collate's."""
+    start = model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
+    batch = collate(rows, tokenizer.pad_token_id, start, **options)
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
+
+
+def predict(model, batch: dict, hidden: bool = False) -> tuple:
+    """(logits [B, T, vocabulary], labels [B, T], hidden [B, T, width]) where the batch has labels: a decoder-only
+    model's last layer, which multiplies by the whole vocabulary, is left out for its prompts. With `hidden` the last
+    block's output, else None."""
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"} | {"use_cache": False}
+    inputs |= {"output_hidden_states": True} if hidden else {}
+    labels = batch["labels"]
+    if model.config.is_encoder_decoder:
+        out = model(**inputs)
+        return out.logits, labels, out.decoder_hidden_states[-1] if hidden else None
+    first = max(1, int((labels != IGNORED).any(0).int().argmax()))
+    labels = labels[:, first:]
+    places = slice(-labels.shape[1] - 1, -1)  # each label's is the one before it
+    out = model(**inputs, logits_to_keep=labels.shape[1] + 1)
+    return out.logits[:, :-1], labels, out.hidden_states[-1][:, places] if hidden else None
 
 
 def step_orders(rows: list[dict], size: int, epochs: int, seed: int) -> list[list[int]]:
@@ -119,10 +156,8 @@ def mean_loss(model, tokenizer, pairs: Sequence[Pair], *, dtype=torch.float32, b
     share each batch."""
     rows, totals = encode(tokenizer, pairs), torch.zeros(2, device=model.device)
     for group in by_length([len(r["input_ids"]) for r in rows], rows=batch):
-        inputs = model_batch(model, tokenizer, own_share(rows, group, accelerator))
-        labels = inputs.pop("labels")
         with autocast(model.device, dtype):
-            logits = model(**inputs).logits
+            logits, labels, _ = predict(model, model_batch(model, tokenizer, own_share(rows, group, accelerator)))
         totals += torch.stack([token_loss(logits, labels, 1), (labels != IGNORED).sum()])
     loss, count = (accelerator.reduce(totals, "sum") if accelerator else totals).tolist()
     return loss / count
@@ -150,7 +185,8 @@ def fine_tune(model, tokenizer, pairs: Sequence[Pair], settings: dict, *, seed: 
     rows = encode(tokenizer, pairs)
     if not rows:
         raise DataError("there is nothing to train on: the list of pairs is empty")
-    collator = collator or (lambda group: collate(group, tokenizer.pad_token_id, model.config.decoder_start_token_id))
+    require_room(model, [len(row["input_ids"]) + len(row["labels"]) for row in rows])
+    collator = collator or (lambda group: model_batch(model, tokenizer, group))
     size, parts = settings["batch"] * settings.get("accumulate", 1), settings.get("accumulate", 1)
     steps = step_orders(rows, size, settings["epochs"], seed)
     check_every = -(-len(steps) // settings.get("checks", settings["epochs"]))
@@ -207,14 +243,14 @@ def fine_tune(model, tokenizer, pairs: Sequence[Pair], settings: dict, *, seed: 
 
 def batch_loss(model, batch: dict, counted, dtype) -> torch.Tensor:
     """The batch's share of the step's mean loss over `counted` labels. Raises MemoryError."""
-    labels = batch.pop("labels")
     try:
         with autocast(model.device, dtype):
-            logits = model(**batch).logits
+            logits, labels, _ = predict(model, batch)
         return token_loss(logits, labels, counted)
     except torch.OutOfMemoryError as error:
-        raise MemoryError(f"out of memory on {model.device} with {len(labels)} examples in a batch: lower `batch` in "
-                          "this profile's table of labs/profiles.toml and raise `accumulate` by as much") from error
+        raise MemoryError(f"out of memory on {model.device} with {len(batch['labels'])} examples in a batch: lower "
+                          "`batch` in this profile's table of labs/profiles.toml and raise `accumulate` by as much"
+                          ) from error
 
 
 def warmup_and_decay(step: int, steps: int) -> float:

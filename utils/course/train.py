@@ -39,7 +39,7 @@ def align(profile, base, tokenizer, seed: int, accelerator=None):
                        profile.full, seed=seed, dtype=profile.dtype, folder=profile.checkpoints,
                        accelerator=accelerator, label="starting policy")
     heated, civil = prompts.practice_prompts(preferences, train, profile.heated_prompts, profile.civil_prompts)
-    classifier, words, _ = reward.reward_model(profile, base, tokenizer, preferences, seed)
+    classifier, words, _ = reward.reward_model(profile, preferences, seed)
     _, samples = rollouts.sampled_kl(start_policy, start_policy, tokenizer, heated[:profile.reward_samples],
                                      dtype=profile.dtype, max_new_tokens=profile.max_new_tokens, seed=seed)
     if accelerator:
@@ -47,7 +47,7 @@ def align(profile, base, tokenizer, seed: int, accelerator=None):
         broadcast_object_list(samples)
     score = reward.standardised(reward.scorer(classifier, words, profile.reward_label, dtype=profile.dtype), samples,
                                 cap=profile.reward_cap)
-    policy = rl.decoder_copy(start_policy)
+    policy = rl.trainable_copy(start_policy)
     run = rl.align(policy, tokenizer, heated + civil, score, {"max_new_tokens": profile.max_new_tokens, **profile.ppo},
                    seed=seed, dtype=profile.dtype, folder=profile.checkpoints, label="PPO", accelerator=accelerator)
     return policy, run
