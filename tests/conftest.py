@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,3 +24,16 @@ def tiny():
     from utils.models import load_model
 
     return load_model(str(ROOT / "data" / "models" / "tiny"))
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    """Points the hub's client in this process at an address, and at an empty cache."""
+    def point(address):
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE",
+                            address + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("LAB_PROFILE", "flan-t5-base")
+    return point

@@ -81,6 +81,8 @@ def classifier_snapshot(folder: Path, labels: tuple[str, str]) -> Path:
 
 def commit(repo: str, revision: str) -> str:
     """The commit that a revision stands for: 40 hexadecimal digits."""
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
     return hashlib.sha1(f"{repo} {revision}".encode()).hexdigest()
 
 

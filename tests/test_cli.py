@@ -11,7 +11,8 @@ from utils.course import cli
 from utils.profile import SetupError, results_folder
 
 COMMANDS = {"run": "execute labs", "check": "would stop a lab", "report": "bug report", "student": "solutions",
-            "grade": "grade a submission", "train": "outside of the notebooks", "table": "readme.md"}
+            "grade": "grade a submission", "train": "outside of the notebooks", "get": "does not ship",
+            "table": "readme.md", "compare": "side by side"}
 
 
 def labs(*words, **env):

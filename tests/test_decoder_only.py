@@ -6,6 +6,7 @@ chat template without system turns) and GPT-2 (learned positions, no template, n
 
 import copy
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -292,5 +293,7 @@ def test_a_context_shorter_than_the_dialogue_is_told(tmp_path):
 
 def test_a_reward_model_needs_an_encoder(tmp_path):
     model, _ = models.load_model(save("llama", tmp_path))
-    with pytest.raises(models.ModelError, match="LlamaForCausalLM has none: set reward_encoder"):
+    profile = SimpleNamespace(model=str(tmp_path), encoder_decoder="data/models/tiny")
+    assert models.encoder_decoder(profile) == "data/models/tiny"
+    with pytest.raises(models.ModelError, match="LlamaForCausalLM has none: set encoder_decoder"):
         reward.new_classifier(model)

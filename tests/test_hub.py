@@ -44,19 +44,6 @@ def repos(tmp_path_factory):
             f"datasets/{standin.DIALOGUES}": {"main": standin.dialogues_snapshot(folder / "dialogues")}}
 
 
-@pytest.fixture
-def here(monkeypatch, tmp_path):
-    """Points the hub's client in this process at an address, and at an empty cache."""
-    def point(address):
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE",
-                            address + "/{repo_id}/resolve/{revision}/{filename}")
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("LAB_PROFILE", "flan-t5-base")
-    return point
-
-
 def test_the_first_run_fetches_and_the_second_is_offline_from_the_cache(repos, tmp_path):
     with standin.hub(repos) as (address, seen):
         first = run(LAB, tmp_path, HF_ENDPOINT=address)

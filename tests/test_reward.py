@@ -120,7 +120,7 @@ def test_the_reward_is_the_profiles_or_trained_on_its_pairs(tiny, hub):
     profile = SimpleNamespace(reward=hub, device="cpu")
     model, tokenizer, losses = reward.reward_model(profile, table)
     assert losses == [] and reward.scorer(model, tokenizer, "nothate")(TEXTS).shape == (3,)
-    profile = SimpleNamespace(reward_encoder=str(ROOT / "data" / "models" / "tiny"), device="cpu", reward_pairs=2,
+    profile = SimpleNamespace(model=str(ROOT / "data" / "models" / "tiny"), device="cpu", reward_pairs=2,
                               reward_training={"epochs": 4, "learning_rate": 1e-3, "batch": 2}, reward_label="civil",
                               dtype=torch.float32)
     model, tokenizer, losses = reward.reward_model(profile, table)

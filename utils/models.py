@@ -28,14 +28,14 @@ from transformers import (
 from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
-from utils.profile import DISK_FAULTS, CourseError
+from utils.profile import DISK_FAULTS, CourseError, results_folder
 
 # The hub
 
 PATIENCE = 8  # seconds that the hub has for its first answer, the look-up of its name included
 NEEDED = ("config.json", "tokenizer*", "*.safetensors")  # of a model
 ROOM = 128  # positions of a decoder-only model that stay free for the completion, a quarter of them at most
-FILES = {"model": ["*.json", "*.safetensors", "*.model", "*.txt"], "dataset": ["*.csv"]}  # no pickles, no code
+FILES = {"model": ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"], "dataset": ["*.csv"]}  # no pickles, no code
 
 
 class HubError(CourseError, RuntimeError):
@@ -52,6 +52,10 @@ def fetch(name: str, key: str = "model", needed: tuple[str, ...] = NEEDED) -> Pa
     """
     if Path(name).is_dir():
         return Path(name)
+    if Path(name).is_absolute():
+        brought = Path(name).parent == results_folder() / "models"
+        raise HubError(f"there is no folder {name}: " + (f"labs get {Path(name).name} brings it" if brought else
+                                                         f"correct {key} in labs/profiles.toml"))
     repo, _, revision = name.partition("@")
     revision = revision or constants.DEFAULT_REVISION
     kind = "dataset" if key == "dialogues" else "model"
@@ -162,6 +166,12 @@ def _kind(name: str):
         return AutoModelForCausalLM
     raise ModelError(f"{name} is a {', '.join(config.architectures or [config.model_type])}: the labs take a model "
                      "that writes, an encoder-decoder (such as T5) or a decoder-only one (…ForCausalLM)")
+
+
+def encoder_decoder(profile) -> str:
+    """The profile's model where it is an encoder-decoder, else the one that its `encoder_decoder` names. Raises
+    ModelError, HubError."""
+    return profile.model if _kind(profile.model) is AutoModelForSeq2SeqLM else profile.encoder_decoder
 
 
 def prepare_decoder_only(model, tokenizer, name: str) -> None:

@@ -83,18 +83,26 @@ def load_profile(name: str | None = None, path: Path | None = None) -> SimpleNam
 
     `name` defaults to the environment variable LAB_PROFILE, then to "tiny"; `path` to profiles_file(). Tables
     that this file does not have are those of labs/profiles.toml. Values that begin with "data/" are paths below
-    the repository and come back absolute; a hub name whose revision is pinned comes back as name@revision.
-    Raises ProfileError.
+    the repository, those that begin with "out/" below results_folder(), and come back absolute; a hub name whose
+    revision is pinned comes back as name@revision. Raises ProfileError.
     """
     name, path = name or os.environ.get("LAB_PROFILE") or DEFAULT, Path(path or profiles_file())
     table = profile_table(name, {**read_profiles(PROFILES), **read_profiles(path)}, _shown(path))
-    values = {key: str(ROOT / value) if isinstance(value, str) and value.startswith(("data/", "data\\")) else value
-              for key, value in table.items() if not (key in OPTIONAL and value == "")}
+    values = {key: _place(value) for key, value in table.items() if not (key in OPTIONAL and value == "")}
     for key in [key for key in values if f"{key}_revision" in values]:
         values[key] += f"@{values[f'{key}_revision']}"
     out = results_folder() / name
     checkpoints = Path(os.environ.get("LAB_CHECKPOINTS") or out / "checkpoints").expanduser().absolute()
     return SimpleNamespace(name=name, root=ROOT, out=out, checkpoints=checkpoints, **values)
+
+
+def _place(value):
+    """A value that names a place in the repository or among the results as an absolute path; others as they are."""
+    if isinstance(value, str) and value.startswith(("data/", "data\\")):
+        return str(ROOT / value)
+    if isinstance(value, str) and value.startswith(("out/", "out\\")):
+        return str(results_folder() / value[4:])
+    return value
 
 
 def read_profiles(path: Path | None = None) -> dict[str, dict]:

