@@ -100,12 +100,40 @@ def test_the_check_itself_notices_faults(source, checked, good, tmp_path):
     assert (passed, bad) == (good, 2 - good), output
 
 
-def test_run_names_the_failing_cell_and_leaves_nothing(tmp_path):
+CLAIM = """
+from types import SimpleNamespace
+from utils.claims import claim
+from utils.profile import results_folder
+claim(SimpleNamespace(out=results_folder() / "tiny"), 7, "first", {}, n=1, unit="x", control="none")"""
+
+
+def test_a_lab_that_fails_leaves_how_far_it_came_and_its_earlier_results(tmp_path, monkeypatch, capsys):
     path, out = tmp_path / "07_probe.ipynb", tmp_path / "out" / "tiny"
-    nbformat.write(notebook_of("print(1)", "raise ValueError('no such thing')"), path)
-    with pytest.raises(RuntimeError, match="07_probe.ipynb failed in code cell 2: ValueError: no such thing"):
-        run.execute(path, out, lambda text: None)
-    assert not out.exists()
+    monkeypatch.setenv("LAB_OUT", str(tmp_path / "out"))
+    monkeypatch.setattr(run, "find_labs", lambda numbers: [path])
+    nbformat.write(notebook_of(CLAIM.format(1.0), "print('before')"), path)
+    assert run.run_labs() == 0
+    nbformat.write(notebook_of(CLAIM.format(2.0), "raise ValueError('no such thing\\nat all')", "print('never')"), path)
+    capsys.readouterr()
+    assert run.run_labs() == 1
+    [line] = capsys.readouterr().err.strip().split("\n")
+    assert line == ("07_probe.ipynb failed in code cell 2: ValueError: no such thing. How far it came: "
+                    f"{out / 'failed' / '07_probe.html'}")
+    assert [c.execution_count for c in code_cells(out / "failed" / path.name)] == [1, 2, None]
+    assert "no such thing" in (out / "failed" / "07_probe.html").read_text("utf-8")
+    values = [claims.read_claims(folder / "claims" / "07.json")[0]["value"] for folder in (out, out / "failed")]
+    assert values == [1.0, 2.0] and claims.read_claims(out / "claims.json")[0]["value"] == 1.0
+    assert code_cells(out / path.name)[1].outputs[0].text == "before\n", "the earlier results stay"
+    nbformat.write(notebook_of(CLAIM.format(3.0)), path)
+    assert run.run_labs() == 0 and not [p for p in (out / "failed").rglob("*") if p.is_file()]
+
+
+def test_a_profile_may_limit_the_time_of_a_cell(tmp_path):
+    path, out = tmp_path / "07_probe.ipynb", tmp_path / "out" / "tiny"
+    nbformat.write(notebook_of("print(1)", "import time\ntime.sleep(60)"), path)
+    with pytest.raises(run.LabFailure, match="code cell 2: it took longer than the profile's cell_seconds, 3 s"):
+        run.execute(path, out, lambda text: None, 3)
+    assert (out / "07_probe.html").exists()
 
 
 STOPPED = """

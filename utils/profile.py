@@ -43,7 +43,8 @@ SETTINGS = {"full": SUPERVISED, "lora": SUPERVISED, "ia3": SUPERVISED, "prompt_t
             "pushed": ALIGNED, "rloo": ALIGNED, "dpo": {**ALIGNED, "beta": 0.1}}
 COMPLETED = SETTINGS.keys() - {"pushed"}  # inherited key by key; all other values are inherited as a whole
 OPTIONAL = {"like": "tiny", "reward": "owner/name", "model_revision": "main", "dialogues_revision": "main",
-            "reward_revision": "main", "judge_revision": "main"}  # keys that [common] and [tiny] need not have
+            "reward_revision": "main", "judge_revision": "main",
+            "cell_seconds": 7200}  # keys that [common] and [tiny] need not have
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes",
          list: "a list in [ ]", dict: "a table in { }"}
 DEFAULT = "tiny"  # the profile where none is asked for, and the one that others build on where they name none
@@ -373,14 +374,17 @@ def print_anywhere() -> None:
             stream.reconfigure(errors="replace")
 
 
-def start(seed: int = 0, name: str | None = None) -> SimpleNamespace:
-    """A lab's first call: the profile with `device`, `dtype` and `why` set, seeded, reported in one line.
+def start(seed: int = 0, name: str | None = None, lab: int | None = None) -> SimpleNamespace:
+    """A lab's first call: the profile with `device`, `dtype` and `why` set, seeded, reported in one line. With the
+    lab's number its checkpoints have a folder of their own.
 
     Raises ProfileError, and SetupError where the kernel is another environment's or nothing can be written.
     """
     print_anywhere()
     profile = load_profile(name)
     require(environment_fault(), writing_fault(profile.out))
+    if lab is not None:
+        profile.checkpoints /= f"lab-{lab:02d}"
     import torch
     import transformers
 

@@ -50,7 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     run_parser = add(
         "run", run, "execute labs and show what they claim",
         "Each executed notebook, a page to read and the claims go to out/<profile>/; LAB_PROFILE names the profile. A "
-        "lab that fails leaves its earlier results in place, and the exit code is 1.", "labs run 1 2")
+        "lab that fails leaves its earlier results in place, and in failed/ beside them how far it came; the exit "
+        "code is then 1.", "labs run 1 2")
     run_parser.add_argument("labs", nargs="*", type=int, metavar="N", help="numbers of labs; all of them by default")
     add("check", check, "name everything here that would stop a lab",
         "One fault per line; the exit code is 1 where there is one.", "labs check")

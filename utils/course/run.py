@@ -2,7 +2,8 @@
 
 Writes the executed notebook and a readable page of each lab to out/<profile>/, together with records.json (seconds,
 memory, hardware, date) and claims.json, and prints the claims. A lab's results appear there all together when the lab
-has ended; a lab that fails or is interrupted leaves its earlier results in place.
+has ended; a lab that is interrupted leaves its earlier results in place. So does one that fails; how far it came,
+notebook, page and claims, goes to out/<profile>/failed/.
 """
 
 import json
@@ -26,12 +27,15 @@ from nbconvert import HTMLExporter
 from utils.claims import read_claims, shown, write_claims
 from utils.profile import ROOT, CourseError, choose_device, load_profile, profiles_file, require, writing_fault
 
-CELL_SECONDS = 7200  # a full-size training in one cell
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class LabError(CourseError, ValueError):
     """There is no lab of that number."""
+
+
+class LabFailure(CourseError, RuntimeError):
+    """A cell of a lab failed; the message names lab, cell and error in one line."""
 
 
 def find_labs(numbers: list[int] | None = None) -> list[Path]:
@@ -79,15 +83,15 @@ def hardware() -> dict:
             "machine": f"{platform.system()} {platform.machine()}"}
 
 
-def execute(path: Path, out: Path, show, **env: str) -> dict:
+def execute(path: Path, out: Path, show, seconds: float | None = None, **env: str) -> dict:
     """Runs one notebook with its results going to `out`; returns its record.
 
-    `show` is called with a line of progress per cell; `env` is added to the kernel's environment. Raises RuntimeError
-    naming the cell that failed.
+    `show` is called with a line of progress per cell; `seconds` limits each cell; `env` is added to the kernel's
+    environment. Raises LabFailure naming the cell that failed, after writing notebook and page as far as they came.
     """
     notebook = nbformat.read(path, 4)
     code = [i for i, c in enumerate(notebook.cells) if c.cell_type == "code" and c.source.strip()]
-    client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3",
+    client = NotebookClient(notebook, timeout=seconds, kernel_name="python3",
                             extra_arguments=["--IPKernelApp.log_level=50"],  # its chatter is not the learner's
                             coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}})
     start, starts = time.time(), []  # of the lab, of each of its code cells
@@ -100,19 +104,20 @@ def execute(path: Path, out: Path, show, **env: str) -> dict:
     client.on_cell_start = show_progress
     memory = PeakMemory(client, choose_device()[0])
     memory.start()
+    failure = ""
     try:
         client.execute(env={**os.environ, **env, "LAB_OUT": str(out.parent)})
     except CellExecutionError as error:
-        raise RuntimeError(f"{path.name} failed in code cell {len(starts)}: {error.ename}: {error.evalue}") from error
+        failure = f"{error.ename}: {error.evalue}"
     except AssertionError:
         if client.km is None:  # nbclient's answer to Ctrl-C: it puts the kernel away, then looks for it again
             raise KeyboardInterrupt from None
         raise
-    except DeadKernelError as error:
-        raise RuntimeError(f"{path.name} failed in code cell {len(starts)}: its kernel died, most often because memory "
-                           "ran out: lower batch and batch_tokens in the profile's table") from error
-    except CellTimeoutError as error:
-        raise RuntimeError(f"{path.name} failed in code cell {len(starts)}: {error}") from error
+    except DeadKernelError:
+        failure = ("its kernel died, most often because memory ran out: lower batch and batch_tokens in the profile's "
+                   "table")
+    except CellTimeoutError:
+        failure = f"it took longer than the profile's cell_seconds, {seconds:.0f} s"
     finally:
         memory.ended.set()
     end = time.time()
@@ -124,7 +129,13 @@ def execute(path: Path, out: Path, show, **env: str) -> dict:
     nbformat.write(notebook, out / path.name)
     page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook)
     (out / f"{path.stem}.html").write_text(page, encoding="utf-8")
+    if failure:
+        raise LabFailure(f"{path.name} failed in code cell {len(starts)}: {first_line(failure)}")
     return record
+
+
+def first_line(text: str) -> str:
+    return text.strip().split("\n")[0].removesuffix(":")
 
 
 def clean(notebook) -> None:
@@ -186,15 +197,18 @@ def run_labs(numbers: list[int] | None = None) -> int:
         with tempfile.TemporaryDirectory(dir=out, prefix=".partial-") as partial:
             staging = Path(partial) / profile.name
             try:
-                record = execute(path, staging, show, **env)
-            except RuntimeError as error:
-                failures.append(str(error))
+                record = execute(path, staging, show, getattr(profile, "cell_seconds", None), **env)
+            except LabFailure as error:
+                publish(staging, out / "failed")
+                failures.append(f"{error}. How far it came: {out / 'failed' / path.stem}.html")
                 show(f"{path.stem}: FAILED", end=True)
                 continue
             file = out / "records.json"
             records = json.loads(file.read_text("utf-8")) if file.exists() else {}
             (staging / "records.json").write_text(json.dumps({**records, path.stem: record}, indent=1), "utf-8")
             publish(staging, out)
+            for stale in (f"{path.stem}.ipynb", f"{path.stem}.html", f"claims/{path.name[:2]}.json"):
+                (out / "failed" / stale).unlink(missing_ok=True)
             merge_claims(out)  # here, so that an interruption in the next lab leaves them complete
         show(f"{path.stem}: done in {record['seconds']:.0f} s, peak memory {record['peak_memory_mb']} MB, "
              f"read {out / path.stem}.html", end=True)
