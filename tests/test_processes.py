@@ -44,7 +44,7 @@ def work(kind: str, folder: Path, stop: bool = False, accelerator=None):
 
     def collator(rows):
         calls.append(len(rows))
-        if stop and len(calls) == 15:  # in the eighth step: two batches per step
+        if stop and len(calls) == 16:  # in the eighth step: two batches each, and a row that tells trainings apart
             raise Stopped
         return training.collate(rows)
 
@@ -104,16 +104,18 @@ def results(tmp_path_factory):
         assert list((out / "one" / kind).glob("*/*")), "no checkpoint was there to go on from"
     torchrun(sys.executable, "-c", WORKER, str(out))
     for kind in KINDS:
-        assert not list((out / "one" / kind).glob("*")), "a finished training leaves no checkpoint"
+        assert not list((out / "one" / kind).glob("*/step*")), "a finished training leaves what it ended with alone"
         for rank in (0, 1):
             found = torch.load(out / f"{kind}-{rank}.pt")
             made[kind] |= {f"two-{rank}": found["fresh"], f"one>two-{rank}": found["one"]}
         assert list((out / "two" / kind).glob("*/*")), "no checkpoint was there to go on from"
         made[kind]["two>one"] = work(kind, out / "two" / kind)
+        for name in ("fresh", "one"):  # by two processes, and taken up by one as it is
+            made[kind][f"{name} again"] = work(kind, out / name / kind, stop=True)
     return made
 
 
-@pytest.mark.parametrize("who", ["two-0", "two-1", "one>two-0", "one>two-1", "two>one"])
+@pytest.mark.parametrize("who", ["two-0", "two-1", "one>two-0", "one>two-1", "two>one", "fresh again", "one again"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_train_like_one(results, kind, who):
     weights, logged = results[kind]["one"]

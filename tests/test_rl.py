@@ -386,7 +386,13 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tokenizer, make, tmp_path)
                        callback=lambda record: steps.append(record["step"]))
     assert steps == [4, 5, 6] and plain(resumed.history) == plain(run.history)
     assert torch.equal(weights(again), weights(uninterrupted)) and torch.equal(resumed.head.weight, run.head.weight)
-    assert not list(tmp_path.iterdir()), "a finished run leaves no checkpoint"
+    [kept] = tmp_path.glob("*/[!l]*")
+    assert kept.name == "end"
+    third, steps = make(), []
+    repeated = rl.align(third, tokenizer, PROMPTS, likes("w7"), settings, seed=3, folder=tmp_path,
+                        callback=steps.append)
+    assert steps == [] and plain(repeated.history) == plain(run.history), "a run that has ended is not repeated"
+    assert torch.equal(weights(third), weights(uninterrupted)) and torch.equal(repeated.head.weight, run.head.weight)
 
 
 def test_a_run_that_is_under_way_is_not_begun_twice(tokenizer, tmp_path):
@@ -584,6 +590,9 @@ def test_dpo_is_interrupted_goes_on_and_stops_at_nan(tokenizer, tmp_path):
     steps = []
     rl.dpo(again, tokenizer, triples, settings, folder=tmp_path, callback=lambda r: steps.append(r["step"]))
     assert steps == [4] and torch.equal(weights(again), weights(uninterrupted))
+    third = small()
+    rl.dpo(third, tokenizer, triples, settings, folder=tmp_path, callback=lambda r: steps.append(r["step"]))
+    assert steps == [4] and torch.equal(weights(third), weights(uninterrupted))
     with pytest.raises(FloatingPointError, match=r"DPO: the loss is nan \(pairs \[\d+, .* in step 0"):
         rl.dpo(small(), tokenizer, triples, {**settings, "beta": math.nan})
 

@@ -5,8 +5,10 @@ import copy
 import errno
 import json
 import math
+import os
 import subprocess
 import sys
+import time
 
 import nbformat
 import numpy as np
@@ -54,13 +56,14 @@ class Stopped(Exception):
     pass
 
 
-def collator(seen: list, stop: int | None = None):
-    """A collator that notes the size of each batch in `seen` and breaks the training off at batch `stop`."""
+def collator(seen: list, stop: int | None = None, **options):
+    """A collator that notes the size of each batch in `seen` and breaks the training off at batch `stop`. A row alone
+    is what a training is known by, and no batch."""
     def collate(rows):
-        seen.append(len(rows))
+        seen.extend([len(rows)] if len(rows) > 1 else [])
         if len(seen) == stop:
             raise Stopped
-        return training.collate(rows)
+        return training.collate(rows, **options)
     return collate
 
 
@@ -143,7 +146,7 @@ def test_a_model_trained_in_bf16_computes_in_fp32_again(tiny, pairs):
 
 
 @pytest.mark.parametrize("stop", [None, 5], ids=["in one go", "resumed after the best check"])
-def test_the_weights_of_the_lowest_check_are_kept_and_checkpoints_are_removed(pairs, tiny, tmp_path, stop):
+def test_the_weights_of_the_lowest_check_are_kept_and_nothing_is_trained_twice(pairs, tiny, tmp_path, stop):
     """A model that knows its answers unlearns them when it is trained on others: the first check is the best."""
     model, prompts = small(), [prompt for prompt, _ in pairs]
     known, others = ([(prompt, answer) for prompt in prompts] for answer in ("Yes, of course.", "No."))
@@ -160,6 +163,13 @@ def test_the_weights_of_the_lowest_check_are_kept_and_checkpoints_are_removed(pa
     assert [step for step, _ in run.validation] == [2, 4, 6] and len(seen) == (2 if stop else 6)
     assert losses[0] < min(losses[1:]) - 0.5, "training should lead away from the known answers"
     assert training.mean_loss(again, tiny[1], known) == pytest.approx(losses[0], rel=1e-5)
+    assert sorted(p.name for p in tmp_path.glob("*/*")) in (["end"], ["end", "lock"])  # some systems keep locks
+    if not stop:  # begun once more, from the same weights: nothing is computed, all is there
+        seen.clear()
+        repeated = training.fine_tune(model, tiny[1], others, settings, validation=known, folder=tmp_path,
+                                      collator=collator(seen))
+        assert seen == [] and torch.equal(weights(model), weights(again)) and repeated == run
+    checkpoints.clear(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -174,7 +184,7 @@ pairs = training.summary_pairs(dialogues.load_split("data/dialogues", "train"), 
 batches, rename, renamed = [], os.replace, []
 
 def collator(rows):
-    batches.append(len(rows))
+    batches.extend([len(rows)] if len(rows) > 1 else [])
     if place == "batch" and len(batches) == 12:
         os._exit(9)
     return training.collate(rows)
@@ -214,16 +224,33 @@ def test_a_training_that_is_under_way_is_not_begun_twice(pairs, tiny, tmp_path):
     refused = []
 
     def collator(rows):
-        with pytest.raises(RuntimeError, match="another process is at this same training .*stop it"):
-            training.fine_tune(small(), tiny[1], pairs[:16], SETTINGS, folder=tmp_path)
-        refused.append(len(rows))
+        if len(rows) > 1:  # a batch
+            with pytest.raises(RuntimeError, match="another process is at this same training .*stop it"):
+                training.fine_tune(small(), tiny[1], pairs[:16], SETTINGS, folder=tmp_path)
+            checkpoints.clear(tmp_path)
+            refused.append(len(list(tmp_path.iterdir())))
         return training.collate(rows)
 
     training.fine_tune(small(), tiny[1], pairs[:16], SETTINGS, folder=tmp_path, collator=collator)
-    assert refused == [8, 8]
+    assert refused == [1, 1], "what is under way is not cleared away"
 
 
-def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+def test_what_nobody_has_touched_for_a_week_is_removed(pairs, tiny, tmp_path):
+    def begin(seed):
+        training.fine_tune(small(), tiny[1], pairs[:8], SETTINGS, folder=tmp_path, seed=seed)
+        return {p.name for p in tmp_path.iterdir()}
+
+    [old] = begin(1)
+    os.utime(tmp_path / old, (time.time() - checkpoints.STALE + 60,) * 2)
+    both = begin(2)
+    assert len(both) == 2
+    os.utime(tmp_path / old, (time.time() - checkpoints.STALE - 60,) * 2)
+    (tmp_path / "another thing").mkdir()
+    os.utime(tmp_path / "another thing", (0, 0))
+    assert begin(3) >= both - {old} | {"another thing"} and not (tmp_path / old).exists()
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path, monkeypatch, capsys):
     def full(*_):
         raise checkpoints.SafetensorError("I/O error: No space left on device")
 
@@ -232,6 +259,9 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     with pytest.raises(checkpoints.TrainingError, match="cannot be written to .*No space left.*LAB_CHECKPOINTS"):
         checkpoints.save(tmp_path, {"w": torch.ones(1)}, [{}, {}])
     assert len(checkpoints.load_latest(tmp_path)[1]) == 1, "the checkpoint before it stays"
+    checkpoints.finish(tmp_path, {"w": torch.ones(1)}, [{}, {}])
+    assert "would be repeated" in capsys.readouterr().err, "a training that has ended is not lost for want of room"
+    assert len(checkpoints.load_latest(tmp_path)[1]) == 1
 
 
 def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
@@ -239,13 +269,14 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "no locks available")
 
     monkeypatch.setattr(checkpoints.FileLock, "acquire", refuse)
-    with checkpoints.sole_owner(tmp_path / "a"):
-        assert (tmp_path / "a").is_dir()
-    assert not (tmp_path / "a").exists(), "a training that ended well leaves nothing"
+    with checkpoints.sole_owner(tmp_path / ("a" * 16)):
+        assert (tmp_path / ("a" * 16)).is_dir()
+    checkpoints.clear(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_half_written_checkpoint_is_named_and_skipped(tmp_path, capsys):
-    assert checkpoints.load_latest(tmp_path) == checkpoints.load_latest(None) == ({}, [])
+    assert checkpoints.load_latest(tmp_path) == checkpoints.load_latest(None) == ({}, [], False)
     for n in (1, 2, 3):
         checkpoints.save(tmp_path, {"w": torch.full((3,), float(n))}, [{"step": i} for i in range(n)])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000002", "step-000003"], "the latest two are kept"
@@ -254,8 +285,8 @@ def test_a_half_written_checkpoint_is_named_and_skipped(tmp_path, capsys):
         complete = (newest / file).read_bytes()
         for content in (complete[: len(complete) // 2], b""):
             (newest / file).write_bytes(content)
-            tensors, records = checkpoints.load_latest(tmp_path)
-            assert tensors["w"].tolist() == [2.0] * 3 and len(records) == 2
+            tensors, records, ended = checkpoints.load_latest(tmp_path)
+            assert tensors["w"].tolist() == [2.0] * 3 and len(records) == 2 and not ended
             assert f"{newest} is damaged" in capsys.readouterr().err
         (newest / file).write_bytes(complete)
     (newest / "records.json").unlink()
@@ -264,22 +295,24 @@ def test_a_half_written_checkpoint_is_named_and_skipped(tmp_path, capsys):
 
 @pytest.mark.parametrize("other", [
     {"data": slice(1, None)}, {"data": slice(None, None, -1)}, {"validation": 5}, {"seed": 2}, {"label": "y"},
-    {"dtype": torch.bfloat16}, {"model": 1}, {"learning_rate": 1e-2}, {"checks": 3}], ids=str)
+    {"dtype": torch.bfloat16}, {"model": 1}, {"dropout": 0.1}, {"mask": False}, {"learning_rate": 1e-2},
+    {"checks": 3}], ids=str)
 def test_a_checkpoint_of_another_training_is_not_taken_up(pairs, tiny, tmp_path, other):
     """Whatever decides how a training ends is part of its checkpoints' identity."""
-    def batches(stop=None, model=0, data=slice(None), validation=4, seed=1, label="x", dtype=torch.float32, **settings):
+    def batches(stop=None, model=0, data=slice(None), validation=4, seed=1, label="x", dtype=torch.float32,
+                dropout=0.0, mask=True, **settings):
         seen = []
         with pytest.raises(Stopped) if stop else contextlib.nullcontext():
-            training.fine_tune(small(model), tiny[1], pairs[:16][data], {**SETTINGS, "epochs": 2, **settings},
+            training.fine_tune(small(model, dropout), tiny[1], pairs[:16][data], {**SETTINGS, "epochs": 2, **settings},
                                seed=seed, dtype=dtype, label=label, folder=tmp_path, validation=pairs[:validation],
-                               collator=collator(seen, stop))
+                               collator=collator(seen, stop, mask=mask))
         return len(seen)
 
     batches(stop=4)
     assert [p.name for p in tmp_path.glob("*/step-*")] == ["step-000002"]
     assert batches(**other) == 4, "another training went on from this checkpoint"
     assert batches() == 2, "the same training should go on from its third step"
-    assert not list(tmp_path.iterdir())
+    assert batches() == batches(**other) == 0, "a training that has ended is not repeated"
 
 
 def test_it_is_the_training_of_transformers(pairs, tiny, tmp_path):
@@ -347,7 +380,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_checkpoint(pairs, tiny, tm
         training.fine_tune(model, tiny[1], pairs, {**SETTINGS, "epochs": 2}, folder=tmp_path, collator=collator,
                            label="x")
     [place] = tmp_path.glob("*/")
-    tensors, records = checkpoints.load_latest(place)
+    tensors, records, _ = checkpoints.load_latest(place)
     assert len(records) == 3 and all(torch.isfinite(tensor).all() for tensor in tensors.values())
     with pytest.raises(FloatingPointError, match="training: the loss is .* in step 0; last good checkpoint: none$"):
         training.fine_tune(model, tiny[1], pairs, SETTINGS)

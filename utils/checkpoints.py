@@ -1,7 +1,9 @@
 """Checkpoints of a training: written whole or not at all, taken up by the same training alone.
 
 One mechanism for all trainings: what is trained, the optimizer's state and whatever else the caller names go
-into one safetensors file, the records of the steps so far into a json file beside it.
+into one safetensors file, the records of the steps so far into a json file beside it. What a training ended with,
+its trained weights alone, stays there until clear() says that it is no longer needed: a lab that is begun anew
+repeats no training that it has finished.
 """
 
 import hashlib
@@ -9,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from utils.profile import CourseError
 
 KEPT = 2  # the latest checkpoints
+STALE = 7 * 24 * 3600  # seconds after which nobody is expected to go on with a training
 
 
 class TrainingError(CourseError, RuntimeError):
@@ -31,18 +35,21 @@ def fingerprint(model, *what) -> str:
     """What a training starts from, as a folder name: its weights, which of them are trained, and anything
     else that json can write (data, settings, seed, purpose). Only the same training may go on from there."""
     weights = [float(p.detach().cpu().double().sum()) for p in model.parameters()]
-    text = json.dumps([weights, [n for n, p in model.named_parameters() if p.requires_grad], *what])
+    configs = [getattr(model, "config", None), *getattr(model, "peft_config", {}).values()]  # dropout, LoRA's alpha
+    configs = [config.to_dict() if hasattr(config, "to_dict") else str(config) for config in configs]
+    text = json.dumps([weights, [n for n, p in model.named_parameters() if p.requires_grad], configs, *what],
+                      default=lambda value: sorted(value) if isinstance(value, set) else str(value))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @contextmanager
 def sole_owner(place: Path | None) -> Iterator[None]:
     """Keeps a checkpoint folder for this process: a second one at the same training would overwrite and remove
-    its checkpoints. A killed process holds nothing. The folder goes when the training has ended well. Raises
-    TrainingError where the folder is taken."""
+    its checkpoints. A killed process holds nothing. Raises TrainingError where the folder is taken."""
     if place is None:
         yield
         return
+    clear(place.parent, older=STALE)
     place.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place / "lock", timeout=0)
     try:
@@ -56,37 +63,73 @@ def sole_owner(place: Path | None) -> Iterator[None]:
         yield
     finally:
         lock.release()
-    shutil.rmtree(place, ignore_errors=True)
+
+
+def clear(folder: Path, older: float = 0) -> None:
+    """Removes what trainings have left in a folder, but for those that are under way; with `older` only what nobody
+    has touched for so many seconds."""
+    for place in Path(folder).glob("?" * 16):
+        if time.time() - place.stat().st_mtime < older:
+            continue
+        try:
+            with FileLock(place / "lock", timeout=0):
+                pass
+        except Timeout:
+            continue
+        except (OSError, NotImplementedError):
+            pass  # no locks here, see sole_owner
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def save(place: Path, tensors: dict[str, torch.Tensor], records: list[dict]) -> None:
     """Writes the checkpoint that follows len(records) steps: aside, then renamed. The latest two are kept. Raises
     TrainingError where it cannot be written."""
-    final = place / f"step-{len(records):06d}"
-    part = final.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     try:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part / "state.safetensors")
-    except SafetensorError as error:  # a full disk, most often; it says so
+        write(place / f"step-{len(records):06d}", tensors, records)
+    except (SafetensorError, OSError) as error:  # a full disk, most often; it says so
         raise TrainingError(f"a checkpoint cannot be written to {place} ({error}): make room there, or set "
                             "LAB_CHECKPOINTS to a folder of yours on another disk") from error
-    (part / "records.json").write_text(json.dumps(records), encoding="utf-8")
-    shutil.rmtree(final, ignore_errors=True)  # one that was damaged
-    os.replace(part, final)
     for old in sorted(place.glob("step-??????"))[:-KEPT]:
         shutil.rmtree(old)
 
 
-def load_latest(place: Path | None) -> tuple[dict[str, torch.Tensor], list[dict]]:
-    """(tensors, records) of the latest whole checkpoint, ({}, []) where there is none. Damaged ones are named
-    on stderr and skipped."""
-    for path in sorted(place.glob("step-??????"), reverse=True) if place else ():
+def finish(place: Path, tensors: dict[str, torch.Tensor], records: list[dict]) -> None:
+    """Keeps what the training has ended with in place of its checkpoints. Where it cannot be written this is said on
+    stderr, and the training would have to be repeated: that is no reason to lose it now."""
+    for old in sorted(place.glob("step-??????"))[:-1]:  # makes room
+        shutil.rmtree(old, ignore_errors=True)
+    try:
+        write(place / "end", tensors, records)
+    except (SafetensorError, OSError) as error:
+        print(f"what a training ended with cannot be kept in {place} ({error}): it would be repeated if this is begun "
+              "anew. Make room there, or set LAB_CHECKPOINTS to a folder of yours on another disk", file=sys.stderr)
+        shutil.rmtree(place / "end.part", ignore_errors=True)
+        return
+    for old in place.glob("step-*"):
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write(target: Path, tensors: dict[str, torch.Tensor], records: list[dict]) -> None:
+    """Writes tensors and records to a folder: aside, then renamed."""
+    part = target.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part / "state.safetensors")
+    (part / "records.json").write_text(json.dumps(records), encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)  # one that was damaged
+    os.replace(part, target)
+
+
+def load_latest(place: Path | None) -> tuple[dict[str, torch.Tensor], list[dict], bool]:
+    """(tensors, records, whether the training has ended) of what it ended with, else of the latest whole checkpoint;
+    ({}, [], False) where there is none. Damaged ones are named on stderr and skipped."""
+    for path in [*place.glob("end"), *sorted(place.glob("step-??????"), reverse=True)] if place else ():
         try:
-            return load_file(path / "state.safetensors"), json.loads((path / "records.json").read_text("utf-8"))
+            tensors = load_file(path / "state.safetensors")
+            return tensors, json.loads((path / "records.json").read_text("utf-8")), path.name == "end"
         except (SafetensorError, ValueError, OSError) as error:
             print(f"{path} is damaged ({str(error)[:80]}): skipped", file=sys.stderr)
-    return {}, []
+    return {}, [], False
 
 
 def optimizer_tensors(optimizer) -> dict[str, torch.Tensor]:

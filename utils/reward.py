@@ -23,10 +23,11 @@ from torch import nn
 from torch.nn.functional import logsigmoid
 from tqdm import tqdm
 
+from utils import checkpoints
 from utils.generation import by_length
 from utils.models import ModelError, autocast, encoder_decoder, fetch, load_classifier, load_model
 from utils.profile import CourseError
-from utils.training import update
+from utils.training import checkpoint_place, finish, resume, update
 
 PAD_TO = 8
 LABELS = ("rude", "civil")
@@ -62,16 +63,17 @@ def new_classifier(model, seed: int = 0) -> EncoderClassifier:
     return EncoderClassifier(copy.deepcopy(model.get_encoder()), model.config.d_model).to(model.device)
 
 
-def reward_model(profile, pairs, seed: int = 1) -> tuple:
+def reward_model(profile, pairs, seed: int = 1, folder: Path | None = None) -> tuple:
     """(classifier, its tokenizer, losses): the profile's `reward`, without losses; where it names none, a classifier
-    on the encoder of its encoder-decoder, trained on `reward_pairs` of the table with columns chosen and rejected."""
+    on the encoder of its encoder-decoder, trained on `reward_pairs` of the table with columns chosen and rejected.
+    `folder` is that of train()."""
     if hasattr(profile, "reward"):
         return *load_classifier(profile.reward, profile.device), []
     base, tokenizer = load_model(encoder_decoder(profile), profile.device)
     classifier = new_classifier(base, seed)
     preferences = list(zip(pairs["chosen"], pairs["rejected"], strict=True))[: profile.reward_pairs]
     losses = train(classifier, tokenizer, preferences, profile.reward_training, label=profile.reward_label, seed=seed,
-                   dtype=profile.dtype)
+                   dtype=profile.dtype, folder=folder)
     return classifier, tokenizer, losses
 
 
@@ -104,32 +106,38 @@ def bradley_terry(chosen, rejected) -> torch.Tensor:
 
 
 def train(model, tokenizer, pairs: Sequence[tuple[str, str]], settings: dict, *, label: str = "civil", seed: int = 0,
-          dtype=torch.float32) -> list[float]:
+          dtype=torch.float32, folder: Path | None = None) -> list[float]:
     """Trains the classifier in place on (chosen, rejected) completions; returns the loss of each step.
 
-    settings: epochs, learning_rate (falls to 0), batch (pairs).
+    settings: epochs, learning_rate (falls to 0), batch (pairs). A training that has ended is kept in `folder` and not
+    repeated, until checkpoints.clear(folder).
     """
     label_index(model, label)
-    size, rng, losses = settings["batch"], random.Random(seed), []
+    size, rng, trained = settings["batch"], random.Random(seed), dict(model.named_parameters())
     steps = settings["epochs"] * -(-len(pairs) // size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], fused=True)
+    optimizer = torch.optim.AdamW(trained.values(), lr=settings["learning_rate"], fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-    device, bar = next(model.parameters()).device, tqdm(total=steps, desc="reward model", leave=False)
-    for _ in range(settings["epochs"]):
-        shuffled = rng.sample(list(pairs), len(pairs))
-        for start in range(0, len(pairs), size):
-            chosen, rejected = zip(*shuffled[start:start + size], strict=True)
-            with autocast(device, dtype):
-                rewards = log_odds(model, tokenizer, chosen + rejected, label)
-            loss = bradley_terry(*rewards.float().chunk(2))
-            loss.backward()
-            update(optimizer)
-            schedule.step()
-            losses.append(loss.item())
-            bar.update()
-    bar.close()
+    place = checkpoint_place(folder, model, ["reward model", list(pairs), settings, label, seed, str(dtype)])
+    with checkpoints.sole_owner(place):
+        records, _, ended = resume(place, trained, optimizer)
+        device, bar = next(model.parameters()).device, tqdm(total=steps, desc="reward model", leave=False)
+        for _ in range(0 if ended else settings["epochs"]):
+            shuffled = rng.sample(list(pairs), len(pairs))
+            for start in range(0, len(pairs), size):
+                chosen, rejected = zip(*shuffled[start:start + size], strict=True)
+                with autocast(device, dtype):
+                    rewards = log_odds(model, tokenizer, chosen + rejected, label)
+                loss = bradley_terry(*rewards.float().chunk(2))
+                loss.backward()
+                update(optimizer)
+                schedule.step()
+                records.append({"step": len(records) + 1, "loss": loss.item()})
+                bar.update()
+        bar.close()
+        if not ended:
+            finish(place, trained, records)
     model.eval()
-    return losses
+    return [record["loss"] for record in records]
 
 
 def scorer(model, tokenizer, label: str, *, batch: int = 128, dtype=torch.float32, key: str = "reward") -> Callable:

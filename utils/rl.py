@@ -37,7 +37,7 @@ from utils import checkpoints
 from utils.generation import by_length
 from utils.prompts import encode_prompts
 from utils.rollouts import kl_terms, read_prompts_once, rollout, row_batches, score_all, token_scores
-from utils.training import checkpoint_place, encode, model_batch, resume, save, update
+from utils.training import checkpoint_place, encode, finish, model_batch, resume, save, update
 
 DEFAULTS = {"passes": 2, "samples": 1, "kl": 0.1, "clip": 0.2, "value_clip": 0.2, "value_weight": 1.0,
             "value_learning_rate": 1e-2, "gamma": 1.0, "lam": 0.95, "max_new_tokens": 48, "rows": 32,
@@ -129,9 +129,9 @@ def align(policy, tokenizer, prompts: Sequence[str], score: Callable, settings: 
     settings: steps, batch (completions in a step), learning_rate, and any of DEFAULTS; `rows` go through
     the model at a time, and the value head has a learning rate of its own. callback(record) sees every
     step's record and ends the training by returning True. With `folder` every `checkpoint_every` steps are
-    stored there, a training that was stopped goes on from them, and they are removed at the end. Returns history,
-    reference, head, seconds. Raises FloatingPointError where a loss is not a number, ValueError, and TrainingError
-    where another process is at the same run.
+    stored there, a training that was stopped goes on from them, and one that has ended is not repeated, until
+    checkpoints.clear(folder). Returns history, reference, head, seconds. Raises FloatingPointError where a loss is
+    not a number, ValueError, and TrainingError where another process is at the same run.
 
     A record, means over the batch as it was drawn: score; reward (score less beta * kl); kl and kl_k3
     to the reference, nats per completion; entropy, nats per token; length, tokens; clip_fraction and
@@ -154,9 +154,9 @@ def align(policy, tokenizer, prompts: Sequence[str], score: Callable, settings: 
     policy.eval()
 
     with checkpoints.sole_owner(place if main else None):
-        history, _ = resume(place, trained, optimizer, accelerator)
+        history, _, ended = resume(place, trained, optimizer, accelerator)
         bar = tqdm(total=s["steps"], initial=len(history), desc=label, leave=False, disable=not main)
-        for step in range(len(history), s["steps"]):
+        for step in range(len(history), 0 if ended else s["steps"]):
             torch.manual_seed(random.Random(f"{seed} {step} 0").getrandbits(48))
             clock = [time.perf_counter()]
 
@@ -222,6 +222,8 @@ def align(policy, tokenizer, prompts: Sequence[str], score: Callable, settings: 
             if callback and callback(history[-1]):
                 break
         bar.close()
+        if not ended:
+            finish(place, trained, history, main)
     return SimpleNamespace(history=history, reference=reference, head=head,
                            seconds=sum(record["seconds"] for record in history))
 
@@ -268,9 +270,9 @@ def dpo(policy, tokenizer, triples: Sequence[tuple[str, str, str]], settings: di
     place = checkpoint_place(folder, policy, [sides, s, seed, str(dtype), label])
     policy.eval()
     with checkpoints.sole_owner(place):
-        history, _ = resume(place, trained, optimizer)
+        history, _, ended = resume(place, trained, optimizer)
         bar = tqdm(total=s["steps"], initial=len(history), desc=label, leave=False)
-        for step in range(len(history), s["steps"]):
+        for step in range(len(history), 0 if ended else s["steps"]):
             began, margins = time.perf_counter(), []
             drawn = random.Random(f"{seed} {step}").sample(range(len(triples)), min(s["batch"], len(triples)))
             for places in by_length([len(sides[0][i]["input_ids"]) for i in drawn], rows=max(1, s["rows"] // 2)):
@@ -298,4 +300,6 @@ def dpo(policy, tokenizer, triples: Sequence[tuple[str, str, str]], settings: di
             if callback and callback(history[-1]):
                 break
         bar.close()
+        if not ended:
+            finish(place, trained, history)
     return SimpleNamespace(history=history, reference=reference, seconds=sum(record["seconds"] for record in history))

@@ -173,8 +173,9 @@ def fine_tune(model, tokenizer, pairs: Sequence[Pair], settings: dict, *, seed: 
 
     settings: epochs, learning_rate, batch and optionally accumulate (batches to a step) and checks
     (how often in all to stop and look; once an epoch by default). With `folder` every check leaves a
-    checkpoint there, from which a training that was stopped goes on; it is removed at the end. With `validation`
-    every check measures its loss, and the weights of the lowest one are kept.
+    checkpoint there, from which a training that was stopped goes on, and one that has ended is not repeated, until
+    checkpoints.clear(folder). With `validation` every check measures its loss, and the weights of the lowest one are
+    kept.
     Under several processes (accelerator) each computes its share of every batch, and without dropout the result is
     that of one process; with `sharding` (utils.course.sharding) each also holds only its share of the weights,
     afterwards too. A training goes on under any number of processes; all must see the folder.
@@ -190,7 +191,8 @@ def fine_tune(model, tokenizer, pairs: Sequence[Pair], settings: dict, *, seed: 
     size, parts = settings["batch"] * settings.get("accumulate", 1), settings.get("accumulate", 1)
     steps = step_orders(rows, size, settings["epochs"], seed)
     check_every = -(-len(steps) // settings.get("checks", settings["epochs"]))
-    what = [rows, list(validation), settings, seed, str(dtype), label]
+    probe = {name: tensor.tolist() for name, tensor in collator(rows[:1]).items()}  # pads and mask, as they will be
+    what = [rows, list(validation), settings, seed, str(dtype), label, probe]
     place = checkpoint_place(folder, model, what, accelerator)
     if sharding:
         sharding.shard(model, dtype)
@@ -200,9 +202,9 @@ def fine_tune(model, tokenizer, pairs: Sequence[Pair], settings: dict, *, seed: 
     main = not accelerator or accelerator.is_main_process
 
     with checkpoints.sole_owner(place if main else None):
-        records, best = resume(place, trained, optimizer, accelerator, sharding)
+        records, best, ended = resume(place, trained, optimizer, accelerator, sharding)
         bar = tqdm(total=len(steps), initial=len(records), desc=label, leave=False, disable=not main)
-        for step in range(len(records), len(steps)):
+        for step in range(len(records), 0 if ended else len(steps)):
             began = time.perf_counter()
             torch.manual_seed(random.Random(f"{seed} {step}").getrandbits(48))  # for dropout
             model.train()
@@ -231,6 +233,8 @@ def fine_tune(model, tokenizer, pairs: Sequence[Pair], settings: dict, *, seed: 
         for name, weights in best.items():
             with torch.no_grad():
                 trained[name].copy_(weights)
+        if not ended:
+            finish(place, trained, records, main, sharding)
         if accelerator:
             accelerator.wait_for_everyone()
     model.eval()
@@ -311,11 +315,20 @@ def save(place, trained: dict, optimizer, records, best: dict, main: bool = True
             checkpoints.save(place, tensors, records)
 
 
-def resume(place, trained: dict, optimizer, accelerator=None, sharding=None) -> tuple[list[dict], dict]:
-    """Puts the latest checkpoint's weights and the optimizer's state in place; returns its records and the best
-    weights so far. Raises TrainingError where the processes find different checkpoints."""
-    tensors, records = checkpoints.load_latest(place)
-    if accelerator and len(set(gather_object([len(records)]))) > 1:
+def finish(place, trained: dict, records, main: bool = True, sharding=None) -> None:
+    """Keeps the trained weights that the training has ended with; nothing without a place."""
+    if place:
+        tensors = {f"weights.{name}": p for name, p in trained.items()}
+        tensors = sharding.gather(tensors) if sharding else tensors  # all processes take part
+        if main:
+            checkpoints.finish(place, tensors, records)
+
+
+def resume(place, trained: dict, optimizer, accelerator=None, sharding=None) -> tuple[list[dict], dict, bool]:
+    """Puts the latest checkpoint's weights and the optimizer's state in place; returns its records, the best weights
+    so far and whether the training has ended. Raises TrainingError where the processes find different checkpoints."""
+    tensors, records, ended = checkpoints.load_latest(place)
+    if accelerator and len(set(gather_object([(len(records), ended)]))) > 1:
         raise checkpoints.TrainingError(f"the processes find different checkpoints in {place}: it must be a folder "
                                         "that all hosts see")
     best = {}
@@ -327,4 +340,4 @@ def resume(place, trained: dict, optimizer, accelerator=None, sharding=None) -> 
                 p.copy_(like(tensors[f"weights.{name}"], p))
         best = {name: like(tensors[f"best.{name}"], p) for name, p in trained.items() if f"best.{name}" in tensors}
         checkpoints.restore_optimizer(optimizer, tensors, lambda tensor, i: like(tensor, params[i]))
-    return records, best
+    return records, best, ended

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
 from torch import distributed
 
-from utils import dialogues, prompts, reward, rl, rollouts, training
+from utils import checkpoints, dialogues, prompts, reward, rl, rollouts, training
 from utils.course import sharding
 from utils.models import load_model
 from utils.profile import choose_device, start
@@ -63,6 +63,7 @@ def train(task: str, *, seed: int = 1, sharded: bool = False) -> None:
     if several and not accelerator.is_main_process:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
     profile = start(seed=seed)
+    profile.checkpoints /= task
     model, tokenizer = load_model(profile.model, profile.device)
     if task == "fine-tune":
         model, run = fine_tune(profile, model, tokenizer, seed, accelerator, sharded and several)
@@ -72,6 +73,8 @@ def train(task: str, *, seed: int = 1, sharded: bool = False) -> None:
         result = f"reward {run.history[0]['reward']:.2f} to {run.history[-1]['reward']:.2f}"
     folder = profile.out / "models" / task
     sharding.save_whole(model, folder, tokenizer)
+    if not several or accelerator.is_main_process:
+        checkpoints.clear(profile.checkpoints)
     count = accelerator.num_processes if several else 1
     print(f"{count} process(es), {run.seconds:.0f} s, {result}; the model is in {folder}")
     if distributed.is_initialized():
