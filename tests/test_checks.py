@@ -131,9 +131,12 @@ def test_a_kernel_that_dies_is_said_to_have_run_out_of_memory(tmp_path):
 
 
 def test_a_disk_that_is_nearly_full_is_said_at_the_start(tmp_path, monkeypatch):
-    assert profile.space_fault(tmp_path) == "" or shutil.disk_usage(tmp_path).free < profile.LOW_SPACE
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("D", (), {"free": 3 * 2**20}))
-    assert "only 3 MB are free" in profile.space_fault(tmp_path)
+    free = shutil.disk_usage(tmp_path).free
+    assert profile.space_fault(tmp_path) == "" or free < profile.LEAST_SPACE
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("D", (), {"free": 300 * 2**20}))
+    assert profile.space_fault(tmp_path, 200 * 2**20) == ""
+    assert "only 300 MB are free" in profile.space_fault(tmp_path, 2**30) and "may need 1074 MB" in profile.space_fault(
+        tmp_path, 2**30)
 
 
 def test_the_report_tells_what_one_needs_and_no_secret():

@@ -10,8 +10,6 @@ import pytest
 import standin
 from test_labs import LABS, run_and_check
 
-from utils.profile import profile_table, read_profiles
-
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = {
@@ -37,12 +35,7 @@ def hub(tmp_path_factory):
     shipped = (ROOT / "labs" / "profiles.toml").read_text("utf-8")
     lines = [f"{key} = {toml(value)}" for key, value in SHORT.items()]
     (folder / "profiles.toml").write_text("\n".join([shipped, "[short]", *lines]), "utf-8")
-    full = profile_table("short", read_profiles(folder / "profiles.toml"))
-    repos = {f"models/{full['model']}": standin.model_snapshot(folder / "model"),
-             f"datasets/{full['dialogues']}": standin.dialogues_snapshot(folder / "dialogues"),
-             f"models/{full['reward']}": standin.classifier_snapshot(folder / "reward", ("nothate", "hate")),
-             f"models/{full['judge']}": standin.classifier_snapshot(folder / "judge", ("non-toxic", "toxic"))}
-    with standin.hub({name: {"main": where} for name, where in repos.items()}) as (address, _):
+    with standin.hub(standin.snapshots(folder)) as (address, _):
         yield address, folder / "profiles.toml"
 
 
@@ -55,6 +48,6 @@ def toml(value) -> str:
 @pytest.mark.parametrize("path", LABS, ids=lambda p: p.stem)
 def test_the_same_cells_run_on_a_model_from_the_hub(path, hub, tmp_path):
     address, profiles = hub
-    run_and_check(path, tmp_path, "short", checked=False, LAB_PROFILES=str(profiles), HF_ENDPOINT=address,
-                  HF_HOME=str(tmp_path / "cache"))
+    run_and_check(path, tmp_path, "short", checked=False, seconds=10**6, LAB_PROFILES=str(profiles),
+                  HF_ENDPOINT=address, HF_HOME=str(tmp_path / "cache"))
     assert list((tmp_path / "cache").rglob("model.safetensors")), "the model came from somewhere else"

@@ -8,15 +8,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
+import pandas as pd
 import pytest
 import standin
 import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from utils import dialogues, models, profile, training
+from utils import dialogues, models, needs, profile, reward, training
 
 LAB = """
 from utils import dialogues
@@ -37,11 +39,16 @@ def run(code: str, home, **env):
 
 @pytest.fixture(scope="module")
 def repos(tmp_path_factory):
+    """The stand-in's repositories, and of the model a revision without weights and one with weights in many files."""
     folder = tmp_path_factory.mktemp("hub")
-    bare = standin.model_snapshot(folder / "bare")
+    repos = standin.snapshots(folder)
+    bare, shards = standin.model_snapshot(folder / "bare"), standin.model_snapshot(folder / "shards")
     (bare / "model.safetensors").unlink()
-    return {f"models/{standin.MODEL}": {"main": standin.model_snapshot(folder / "model"), "old": bare},
-            f"datasets/{standin.DIALOGUES}": {"main": standin.dialogues_snapshot(folder / "dialogues")}}
+    model, _ = models.load_model(str(shards))
+    (shards / "model.safetensors").unlink()
+    model.save_pretrained(shards, max_shard_size="9MB")
+    repos[f"models/{standin.MODEL}"] |= {"old": bare, "shards": shards}
+    return repos
 
 
 def test_the_first_run_fetches_and_the_second_is_offline_from_the_cache(repos, tmp_path):
@@ -166,6 +173,115 @@ def test_a_cache_that_another_program_began_is_completed(here, repos):
     assert folder == Path(begun).parent and {"config.json", "tokenizer.json", "model.safetensors"} <= {
         p.name for p in folder.iterdir()}
     assert models.fetch(standin.MODEL) == folder
+
+
+def test_shards_that_are_missing_are_fetched_and_not_overlooked(here, repos):
+    with standin.hub(repos) as (address, seen):
+        here(address)
+        folder = models.fetch(f"{standin.MODEL}@shards")
+        assert len(names := sorted(p.name for p in folder.glob("*.safetensors"))) > 2
+        assert models.complete(folder) and models.list_files(f"{standin.MODEL}@shards")[1] == 0
+        (folder / names[1]).unlink()
+        assert models.list_files(f"{standin.MODEL}@shards")[1] > 10**6, "what is missing is to be downloaded"
+        models.load_model(f"{standin.MODEL}@shards")
+        assert (folder / names[1]).exists()
+
+
+def test_weights_come_last(here, repos, monkeypatch):
+    """Where a download was cut off in the middle of them, nothing else is missing that would not be missed."""
+    order, download = [], models.snapshot_download
+
+    def note(**options):
+        order.extend([] if options.get("local_files_only") else [options["allow_patterns"]])
+        return download(**options)
+
+    monkeypatch.setattr(models, "snapshot_download", note)
+    with standin.hub(repos) as (address, _):
+        here(address)
+        models.fetch(standin.REWARD, "reward")
+        assert order == [models.FILES["model"], [models.WEIGHTS]]
+        order.clear()
+        models.fetch(standin.JUDGE, "judge", needed=("config.json",))
+        assert order == [models.FILES["model"]]
+
+
+def test_the_stand_ins_are_what_the_hub_holds_and_the_profile_pins_it(repos):
+    full = profile.profile_table("flan-t5-base", profile.read_profiles())
+    for repo, (sha, files) in standin.REAL.items():
+        assert sorted(p.name for p in repos[repo]["main"].iterdir()) == sorted(files.split()), repo
+        if repo != f"models/{standin.PICKLE_ONLY}":
+            [key] = [key for key, value in full.items() if value == repo.partition("/")[2]]
+            assert full[f"{key}_revision"] == sha
+    texts = pd.read_csv(repos[f"datasets/{standin.DIALOGUES}"]["main"] / "test.csv")["dialogue"].str.split().str.len()
+    assert 600 < texts.max() < 1200 and 0.005 < (texts > 400).mean() < 0.05, "a tail as DialogSum's"
+
+
+def test_a_classifier_cuts_at_its_window_whatever_its_tokenizer_knows(repos):
+    folder = str(repos[f"models/{standin.REWARD}"]["main"])
+    assert models.load_tokenizer(folder).model_max_length > 10**9, "this tokenizer does not know"
+    model, tokenizer = models.load_classifier(folder)
+    assert tokenizer.model_max_length == 512
+    score = reward.scorer(model, tokenizer, "nothate")
+    assert score(["good morning, " * 400, "good morning"]).shape == (2,)  # positions beyond 514 would be an error
+    judged = reward.toxicity_function(str(repos[f"models/{standin.JUDGE}"]["main"]), "toxic")
+    pairs = dialogues.load_pairs(str(profile.ROOT / "data" / "preferences"), "test")[:50]
+    toxic = judged(list(pairs["rejected"])).mean() - judged(list(pairs["chosen"])).mean()
+    bert = {"max_position_embeddings": 512, "model_type": "bert", "pad_token_id": 0}
+    assert toxic > 0.5 and models.positions(bert) == 512
+
+
+BAD = {  # what is changed of the profile, and the one line that is said
+    "no repository": ({"model": "nobody/nothing"}, "has no model nobody/nothing, or asks for a login"),
+    "no revision": ({"model": f"{standin.MODEL}@gone"}, "flan-t5-base has no revision 'gone': correct model_revision"),
+    "no weights": ({"model": f"{standin.MODEL}@old"}, "@old has no safetensors weights on the hub.* model_revision"),
+    "pickle only": ({"judge": standin.PICKLE_ONLY}, "toxic-comment-model has no safetensors weights on the hub, and "
+                    "other formats are not loaded: set judge_revision in"),
+    "no such label": ({"judge_label": "rude"}, "judge model has no label 'rude'; it has 'toxic', 'severe_toxic'"),
+    "another label": ({"reward_label": "civil"}, "reward model has no label 'civil'; it has 'nothate', 'hate'"),
+    "no split": ({"dialogues": "some/data"}, "some/data has no validation.csv; it holds: test.csv, train.csv"),
+    "no folder": ({"tasks": "/no/such"}, "tasks = '/no/such' is no folder"),
+    "no preferences": ({"preferences": "/no/such"}, "preferences = '/no/such' is no folder"),
+    "memory": ({"memory": 2**28}, r"needs more memory than there is on cpu, 0.2 GB: Lab 0 about 1\.\d GB, .*`batch`"),
+    "disk": ({"disk": 2**28}, r"only 256 MB are free on the disk of .*, and the labs may need \d+ MB there"),
+    "disk of the cache": ({"disk": 2**20}, r"GB are to be fetched from the hub, and 0.0 GB are free on .*HF_HOME")}
+
+
+@pytest.mark.parametrize("change, message", BAD.values(), ids=BAD)
+def test_what_would_stop_a_lab_is_said_before_anything_runs(change, message, here, repos, monkeypatch, tmp_path):
+    data = shutil.copytree(repos[f"datasets/{standin.DIALOGUES}"]["main"], tmp_path / "data")
+    (data / "validation.csv").unlink()
+    (data / "README.md").unlink()
+    asked = profile.load_profile("flan-t5-base")
+    asked.device, asked.dtype = torch.device("cpu"), torch.bfloat16
+    with standin.hub({**repos, "datasets/some/data": {"main": data}}) as (address, seen):
+        here(address)
+        assert needs.find_faults(asked) == [], "nothing is wrong with the profile as it is"
+        assert not [r for r in seen if r.startswith("GET") and ("safetensors" in r or ".bin" in r)]
+        if "memory" in change:
+            monkeypatch.setattr(needs, "device_bytes", lambda device: change["memory"])
+        elif "disk" in change:
+            monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=change["disk"]))
+        else:
+            vars(asked).update(change)
+        faults = needs.find_faults(asked)
+        assert [f for f in faults if re.search(message, f)] and not [f for f in faults if "\n" in f], faults
+        assert len(faults) == (2 if "cache" in message or "fetched" in message else 1), faults
+
+
+def test_a_lab_begins_with_what_it_needs_and_no_more(here, repos, monkeypatch, tmp_path, capsys):
+    """Lab 3 stops at its judge before it trains anything; Lab 1 does not read it."""
+    path = tmp_path / "profiles.toml"
+    path.write_text(f'[x]\nlike = "flan-t5-base"\njudge = "{standin.PICKLE_ONLY}"\n')
+    monkeypatch.setenv("LAB_PROFILES", str(path))
+    monkeypatch.setenv("LAB_OUT", str(tmp_path))
+    with standin.hub(repos) as (address, _):
+        here(address)
+        with pytest.raises(models.ModelError, match="toxic-comment-model has no safetensors"):
+            profile.start(name="x", lab=3)
+        assert profile.start(name="x", lab=1).checkpoints == tmp_path / "x" / "checkpoints" / "lab-01"
+    monkeypatch.setattr(needs, "device_bytes", lambda device: 2**20)
+    profile.start(name="tiny", lab=2)
+    assert "profile tiny needs more memory than there is on" in capsys.readouterr().out
 
 
 def test_offline_says_so_and_a_path_that_is_not_there_is_no_name(here, monkeypatch):

@@ -25,9 +25,9 @@ def code_cells(path: Path) -> list:
     return [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
 
 
-def nbval(path: Path, folder: Path, checked: bool = True, **env: str) -> tuple[int, int, str]:
-    """(cells that passed, cells that did not, output) of nbval over one notebook; with `checked` the saved
-    outputs of the cells that ask for it are compared: they are those of the profile tiny."""
+def nbval(path: Path, folder: Path, checked: bool = True, seconds: int = CELL_SECONDS, **env) -> tuple[int, int, str]:
+    """(cells that passed, cells that did not, output) of nbval over one notebook, `seconds` for a cell; with `checked`
+    the saved outputs of the cells that ask for it are compared: they are those of the profile tiny."""
     if not checked:
         notebook = nbformat.read(path, 4)
         for cell in notebook.cells:
@@ -37,7 +37,7 @@ def nbval(path: Path, folder: Path, checked: bool = True, **env: str) -> tuple[i
     report = folder / "nbval.xml"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-x", "-p", "no:cacheprovider",
-         f"--nbval-cell-timeout={CELL_SECONDS}", f"--junitxml={report}", "-o", "addopts=", str(path)],
+         f"--nbval-cell-timeout={seconds}", f"--junitxml={report}", "-o", "addopts=", str(path)],
         capture_output=True, text=True, cwd=path.parent,
         env={**guarded(folder / "connections.txt"), "LAB_OUT": str(folder / "out"), **env})
     cases = list(ET.parse(report).iter("testcase")) if report.exists() else []

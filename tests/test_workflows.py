@@ -103,6 +103,7 @@ def test_everything_is_tried_weekly_and_each_lab_at_full_size():
     assert "schedule" in weekly["on"] and "schedule" in gpu["on"]
     assert "make test-all" in commands(weekly["jobs"]["everything"])
     assert "make test CONSTRAINTS=" in commands(weekly["jobs"]["newest"]), "the newest releases"
+    assert "profiles" in weekly["jobs"]["issue"]["needs"]
     labs = sorted(path.name[:2] for path in (ROOT / "labs").glob("[0-9][0-9]_*.ipynb"))
     assert gpu["jobs"]["lab"]["strategy"]["matrix"]["lab"] == labs
 
@@ -165,6 +166,23 @@ def test_the_full_size_step_runs_every_cell_and_compares_nothing(source, good, t
                           env={**os.environ, "LAB": "07"})
     assert (done.returncode == 0) == good and ("1 passed" if good else "1 failed") in done.stdout, done.stdout
     assert (tmp_path / "out" / "nbval.xml").exists()
+
+
+@NEEDS_BASH
+@pytest.mark.parametrize("fault, good", [("", True), ("profile x needs more memory than there is on cpu", True),
+                                         ("the hub has no model x", False)])
+def test_every_profile_is_looked_at_weekly(fault, good, tmp_path):
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / "labs").mkdir()
+    shutil.copy(ROOT / "labs" / "profiles.toml", tmp_path / "labs")
+    labs = tmp_path / ".venv" / "bin" / "labs"
+    labs.write_text(f'#!/bin/sh\necho "$LAB_PROFILE" >> seen\n[ -z "{fault}" ] || echo "{fault}" >&2\n', "utf-8")
+    labs.chmod(0o755)
+    [step] = [s["run"] for s in read("weekly")["jobs"]["profiles"]["steps"] if "profile" in s.get("run", "")]
+    done = subprocess.run(["bash", "-eo", "pipefail", "-c", step], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode == 0) == good, done.stdout + done.stderr
+    names = [name for name in tomllib.loads((ROOT / "labs" / "profiles.toml").read_text("utf-8")) if name != "common"]
+    assert (tmp_path / "seen").read_text("utf-8").split() == names
 
 
 @NEEDS_BASH

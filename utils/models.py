@@ -5,11 +5,15 @@ the hub even for what is cached, and try again for 23 s where it refuses, for mi
 """
 
 import copy
+import json
 import os
 import queue
 import tempfile
 import threading
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
@@ -33,9 +37,14 @@ from utils.profile import DISK_FAULTS, CourseError, results_folder
 # The hub
 
 PATIENCE = 8  # seconds that the hub has for its first answer, the look-up of its name included
-NEEDED = ("config.json", "tokenizer*", "*.safetensors")  # of a model
+TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "merges.txt", "vocab.txt")  # any of them will do
+NEEDED = ("config.json", "|".join(TOKENIZERS), "*.safetensors")  # of a model
+ROBERTAS = {"camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
+            "xlm-roberta-xl", "xmod"}
 ROOM = 128  # positions of a decoder-only model that stay free for the completion, a quarter of them at most
-FILES = {"model": ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"], "dataset": ["*.csv"]}  # no pickles, no code
+SPLITS = ("train.csv", "validation.csv", "test.csv")  # of a data set
+WEIGHTS = "*.safetensors"  # fetched last: where they are, all is there. No pickles, no code
+FILES = {"model": ["*.json", "*.model", "*.txt", "*.jinja"], "dataset": ["*.csv"]}
 
 
 class HubError(CourseError, RuntimeError):
@@ -44,7 +53,8 @@ class HubError(CourseError, RuntimeError):
 
 def fetch(name: str, key: str = "model", needed: tuple[str, ...] = NEEDED) -> Path:
     """The folder of a model or data set: `name` itself where it is one, else its snapshot in the hub's
-    cache, downloaded where one of the `needed` files (patterns) is not there yet.
+    cache, downloaded where one of the `needed` files (patterns, alternatives with |) is not there yet; weights only
+    where they are among these.
 
     `name` may end in @ and a revision (branch, tag, commit; "main" by default). `key` is the
     profile's entry: "dialogues" is a data set, the others are models. Raises HubError within 10 s
@@ -52,27 +62,56 @@ def fetch(name: str, key: str = "model", needed: tuple[str, ...] = NEEDED) -> Pa
     """
     if Path(name).is_dir():
         return Path(name)
+    what, kind = on_the_hub(name, key)
+    if (folder := cached(name, key)) and complete(folder, needed):
+        return folder
+    with hub_errors(what, key):
+        within(PATIENCE, lambda: HfApi().repo_info(**what, timeout=PATIENCE))
+        folder = Path(snapshot_download(**what, allow_patterns=FILES[kind]))
+        return Path(snapshot_download(**what, allow_patterns=[WEIGHTS])) if WEIGHTS in needed else folder
+
+
+def on_the_hub(name: str, key: str) -> tuple[dict, str]:
+    """(repository, its kind and the revision, as the hub's client takes them; "model" or "dataset"). Raises HubError
+    for the path of a folder that is not there."""
     if Path(name).is_absolute():
         brought = Path(name).parent == results_folder() / "models"
         raise HubError(f"there is no folder {name}: " + (f"labs get {Path(name).name} brings it" if brought else
                                                          f"correct {key} in labs/profiles.toml"))
     repo, _, revision = name.partition("@")
-    revision = revision or constants.DEFAULT_REVISION
     kind = "dataset" if key == "dialogues" else "model"
-    what = {"repo_id": repo, "repo_type": kind, "revision": revision}
+    return {"repo_id": repo, "repo_type": kind, "revision": revision or constants.DEFAULT_REVISION}, kind
+
+
+def cached(name: str, key: str) -> Path | None:
+    """The snapshot in the hub's cache, though it may be half of one; None where there is none. Raises HubError for a
+    name that the hub could not have."""
+    what, kind = on_the_hub(name, key)
     try:
-        folder = Path(snapshot_download(**what, allow_patterns=FILES[kind], local_files_only=True))
-        if all(any(folder.glob(pattern)) for pattern in needed):
-            return folder
+        return Path(snapshot_download(**what, allow_patterns=[*FILES[kind], WEIGHTS], local_files_only=True))
     except LocalEntryNotFoundError:
-        pass  # not there, or not all of it
-    except ValueError as error:  # not a name that the hub could have
+        return None
+    except ValueError as error:
         raise HubError(f"{name!r} is neither a folder nor a name on the hub: {error}") from None
+
+
+def complete(folder: Path, needed: tuple[str, ...] = NEEDED) -> bool:
+    """Whether a file is there for each of the needed patterns, and of weights in several files every one."""
+    if not all(any(any(folder.glob(pattern)) for pattern in patterns.split("|")) for patterns in needed):
+        return False
+    shards = {shard for index in folder.glob("*.safetensors.index.json")
+              for shard in json.loads(index.read_text("utf-8"))["weight_map"].values()}
+    return WEIGHTS not in needed or all((folder / shard).exists() for shard in shards)
+
+
+@contextmanager
+def hub_errors(what: dict, key: str) -> Iterator[None]:
+    """Says in one line what is wrong where the hub's client raises anything: HubError."""
+    repo, kind, revision = what["repo_id"], what["repo_type"], what["revision"]
     try:
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError("the profile's network = false, or HF_HUB_OFFLINE, forbids a connection")
-        within(PATIENCE, lambda: HfApi().repo_info(**what, timeout=PATIENCE))
-        return Path(snapshot_download(**what, allow_patterns=FILES[kind]))
+        yield
     except RevisionNotFoundError:
         raise HubError(f"{repo} has no revision {revision!r}: correct {key}_revision in labs/profiles.toml") from None
     except RepositoryNotFoundError:
@@ -87,6 +126,21 @@ def fetch(name: str, key: str = "model", needed: tuple[str, ...] = NEEDED) -> Pa
         raise HubError(f"profile {profile}: cannot fetch the {kind} {repo} (revision {revision}) from "
                        f"{constants.ENDPOINT}: {reason}. Two ways out: LAB_PROFILE=tiny, which needs no network, or "
                        f"HF_HOME=<a cache that holds it> (now {constants.HF_HOME})") from None
+
+
+def list_files(name: str, key: str = "model") -> tuple[dict[str, int], int]:
+    """({file: its bytes}, bytes that are still to be downloaded) of a model or data set: of the folder, of the
+    snapshot in the cache where all of it is there, else of what the hub holds. Raises HubError."""
+    folder = Path(name) if Path(name).is_dir() else cached(name, key)
+    here = {p.name: p.stat().st_size for p in folder.glob("*.*")} if folder else {}
+    what, kind = on_the_hub(name, key)
+    if Path(name).is_dir() or folder and complete(folder, NEEDED if kind == "model" else SPLITS):
+        return here, 0
+    with hub_errors(what, key):
+        info = within(PATIENCE, lambda: HfApi().repo_info(**what, files_metadata=True, timeout=PATIENCE))
+    files = {file.rfilename: file.size or 0 for file in info.siblings}
+    wanted = [*FILES[kind], WEIGHTS]
+    return files, sum(n for file, n in files.items() if file not in here and any(fnmatch(file, w) for w in wanted))
 
 
 def within(seconds: float, call):
@@ -120,7 +174,7 @@ class ModelError(CourseError, RuntimeError):
 def load_tokenizer(name: str, key: str = "model"):
     """The tokenizer of a model directory or hub name. Raises ModelError, HubError."""
     folder = fetch(name, key)
-    if not any((folder / f).exists() for f in ("tokenizer.json", "spiece.model", "vocab.json", "vocab.txt")):
+    if not any((folder / file).exists() for file in TOKENIZERS):
         raise ModelError(f"{folder} has no tokenizer (tokenizer.json or spiece.model): copy it from where the "
                          "model was trained, or save it there with tokenizer.save_pretrained()")
     try:
@@ -152,7 +206,7 @@ def load_model(name: str, device: torch.device | str = "cpu", *, attention: str 
 
 def _kind(name: str):
     """The Auto class of the model's kind, as its configuration tells. Raises ModelError, HubError."""
-    folder = fetch(name)
+    folder = fetch(name, needed=("config.json",))
     if not (folder / "config.json").exists():
         raise ModelError(f"{folder} has no config.json: it is not a model directory")
     try:
@@ -192,16 +246,25 @@ def prepare_decoder_only(model, tokenizer, name: str) -> None:
 
 def load_classifier(name: str, device: torch.device | str = "cpu", key: str = "reward"):
     """(model, tokenizer) of a sequence classifier in fp32, in evaluation mode on the device. `key` is the
-    profile's entry, "reward" or "judge". Raises ModelError, HubError."""
+    profile's entry, "reward" or "judge". Longer texts are cut at its window. Raises ModelError, HubError."""
     tokenizer = load_tokenizer(name, key)
     model = _load_weights(AutoModelForSequenceClassification, name, key)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions(model.config.to_dict()))
     return model.to(device).eval(), tokenizer
+
+
+def positions(config: dict) -> int:
+    """The most tokens that a model's table of positions holds, as its configuration has it, whatever its tokenizer
+    knows of it; a very large number where it has no such table (T5). RoBERTa and its kin begin to count after their
+    pad token: of 514 places 512 are left."""
+    most = config.get("max_position_embeddings") or 10**9
+    return most - (config.get("pad_token_id") or 0) - 1 if config.get("model_type") in ROBERTAS else most
 
 
 def _load_weights(kind, name: str, key: str = "model", **options):
     """A model of the kind (an Auto class) with nothing missing. Raises ModelError, HubError."""
     folder = fetch(name, key)
-    require_safetensors(folder, name, key)
+    require_safetensors([path.name for path in folder.iterdir()], name, key)
     logging.disable_progress_bar()
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a head of the checkpoint's own is no news, see untie
@@ -221,10 +284,10 @@ def _load_weights(kind, name: str, key: str = "model", **options):
     return model
 
 
-def require_safetensors(folder: Path, name: str, key: str = "model") -> None:
-    """Raises ModelError where the folder of a model, fetched under `name`, holds no safetensors. `key` is
-    the profile's entry."""
-    if any(folder.glob("*.safetensors")):
+def require_safetensors(files: Iterable[str], name: str, key: str = "model") -> None:
+    """Raises ModelError where there is none among the files of a model, known as `name`. `key` is the profile's
+    entry."""
+    if any(fnmatch(file, WEIGHTS) for file in files):
         return
     if Path(name).is_dir():
         raise ModelError(f"no safetensors weights in {name!r}: save the model there with model.save_pretrained()")

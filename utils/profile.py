@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 INSTALL = "python -m pip install --constraint constraints.txt --editable ."
 DISK_FAULTS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, getattr(errno, "EDQUOT", errno.ENOSPC)}
-LOW_SPACE = 500 * 2**20  # bytes; the checkpoints of Lab 2's largest training need about half of it
+LEAST_SPACE = 50 * 2**20  # bytes that a lab's notebook, page and claims may take
 
 # What a profile's tables of settings may hold, each key with an example of its kind. training.fine_tune reads
 # SUPERVISED, reward.train PAIRWISE, rl.align and rl.dpo read ALIGNED.
@@ -246,12 +246,13 @@ def writing_fault(folder: Path) -> str:
     return f"results go to {folder}, where nothing can be written: set LAB_OUT to a folder of yours"
 
 
-def space_fault(folder: Path) -> str:
-    """Where the disk of a folder is nearly full."""
-    free = shutil.disk_usage(existing_parent(folder)).free
-    if free >= LOW_SPACE:
+def space_fault(folder: Path, needed: int = 0) -> str:
+    """Where the disk of a folder has no room for so many bytes and for the results."""
+    free, needed = shutil.disk_usage(existing_parent(folder)).free, needed + LEAST_SPACE
+    if free >= needed:
         return ""
-    return f"only {free >> 20} MB are free on the disk of {folder}: make room, or set LAB_OUT"
+    return (f"only {free >> 20} MB are free on the disk of {folder}, and the labs may need {needed >> 20} MB there: "
+            "make room, or set LAB_OUT to a folder on another disk")
 
 
 def cannot_write(folder: Path, error: OSError) -> str:
@@ -376,9 +377,10 @@ def print_anywhere() -> None:
 
 def start(seed: int = 0, name: str | None = None, lab: int | None = None) -> SimpleNamespace:
     """A lab's first call: the profile with `device`, `dtype` and `why` set, seeded, reported in one line. With the
-    lab's number its checkpoints have a folder of their own.
+    lab's number its checkpoints have a folder of their own, and what it needs is looked at (utils.needs).
 
-    Raises ProfileError, and SetupError where the kernel is another environment's or nothing can be written.
+    Raises ProfileError, SetupError where the kernel is another environment's or nothing can be written, and the error
+    that a model or data set of the profile would stop the lab with later.
     """
     print_anywhere()
     profile = load_profile(name)
@@ -397,6 +399,8 @@ def start(seed: int = 0, name: str | None = None, lab: int | None = None) -> Sim
     print(f"profile {profile.name} · {profile.device} · {str(profile.dtype).removeprefix('torch.')} "
           f"({profile.why}) · Python {platform.python_version()} · torch {torch.__version__} · "
           f"transformers {transformers.__version__}")
-    if fault := space_fault(profile.out):
-        print(fault)
+    if lab is not None:
+        from utils import needs  # it is built on this module
+
+        needs.require(profile, lab)
     return profile

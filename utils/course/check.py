@@ -19,6 +19,7 @@ from utils.profile import (
     load_profile,
     require,
     results_folder,
+    set_offline,
     space_fault,
     writing_fault,
 )
@@ -64,14 +65,27 @@ def require_environment() -> None:
 
 
 def find_faults() -> list[str]:
-    """Everything here that is in the labs' way, one line per fault."""
-    faults = [attempt(fault) for fault in INSTALLATION]
+    """Everything here that is in the labs' way, one line per fault: the installation, then the profile."""
+    faults = list(filter(None, map(attempt, INSTALLATION)))
     try:
-        out = load_profile().out
+        profile = load_profile()
     except ProfileError as error:
-        faults.append(str(error))
-        out = results_folder()
-    return [fault for fault in [*faults, writing_fault(out), space_fault(out)] if fault]
+        return list(filter(None, [*faults, str(error), writing_fault(results_folder())]))
+    faults += filter(None, [writing_fault(profile.out), space_fault(profile.out)])
+    return faults or profile_faults(profile)
+
+
+def profile_faults(profile) -> list[str]:
+    """What of the profile would stop a lab later."""
+    from utils import needs  # with the libraries that may be missing
+
+    os.environ["LAB_PROFILE"] = profile.name
+    set_offline(not profile.network)
+    profile.device, profile.dtype, _ = choose_device()
+    try:
+        return needs.find_faults(profile)
+    finally:
+        set_offline(False)
 
 
 def attempt(question) -> str:

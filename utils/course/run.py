@@ -9,6 +9,7 @@ notebook, page and claims, goes to out/<profile>/failed/.
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 
+from utils.checkpoints import STALE
 from utils.claims import read_claims, shown, write_claims
 from utils.profile import ROOT, CourseError, choose_device, load_profile, profiles_file, require, writing_fault
 
@@ -186,6 +188,9 @@ def run_labs(numbers: list[int] | None = None) -> int:
     out, terminal, failures = profile.out, sys.stdout.isatty(), []
     require(writing_fault(out))
     out.mkdir(parents=True, exist_ok=True)
+    for left in out.glob(".partial-*"):  # of a run that was killed
+        if time.time() - left.stat().st_mtime > STALE:
+            shutil.rmtree(left, ignore_errors=True)
     env = {"LAB_PROFILES": str(profiles_file().absolute()),  # the kernels start in labs/
            "LAB_CHECKPOINTS": str(profile.checkpoints)}  # outlives a lab that was interrupted
 
