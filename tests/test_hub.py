@@ -227,7 +227,7 @@ def test_a_classifier_cuts_at_its_window_whatever_its_tokenizer_knows(repos):
     pairs = dialogues.load_pairs(str(profile.ROOT / "data" / "preferences"), "test")[:50]
     toxic = judged(list(pairs["rejected"])).mean() - judged(list(pairs["chosen"])).mean()
     bert = {"max_position_embeddings": 512, "model_type": "bert", "pad_token_id": 0}
-    assert toxic > 0.5 and models.positions(bert) == 512
+    assert toxic > 0.3 and models.positions(bert) == 512
 
 
 BAD = {  # what is changed of the profile, and the one line that is said

@@ -72,12 +72,7 @@ def fetch(name: str, key: str = "model", needed: tuple[str, ...] = NEEDED) -> Pa
 
 
 def on_the_hub(name: str, key: str) -> tuple[dict, str]:
-    """(repository, its kind and the revision, as the hub's client takes them; "model" or "dataset"). Raises HubError
-    for the path of a folder that is not there."""
-    if Path(name).is_absolute():
-        brought = Path(name).parent == results_folder() / "models"
-        raise HubError(f"there is no folder {name}: " + (f"labs get {Path(name).name} brings it" if brought else
-                                                         f"correct {key} in labs/profiles.toml"))
+    """(repository, its kind and the revision, as the hub's client takes them; "model" or "dataset")."""
     repo, _, revision = name.partition("@")
     kind = "dataset" if key == "dialogues" else "model"
     return {"repo_id": repo, "repo_type": kind, "revision": revision or constants.DEFAULT_REVISION}, kind
@@ -87,6 +82,10 @@ def cached(name: str, key: str) -> Path | None:
     """The snapshot in the hub's cache, though it may be half of one; None where there is none. Raises HubError for a
     name that the hub could not have."""
     what, kind = on_the_hub(name, key)
+    if Path(name).is_absolute():
+        brought = Path(name).parent == results_folder() / "models"
+        raise HubError(f"there is no folder {name}: " + (f"labs get {Path(name).name} brings it" if brought else
+                                                         f"correct {key} in labs/profiles.toml"))
     try:
         return Path(snapshot_download(**what, allow_patterns=[*FILES[kind], WEIGHTS], local_files_only=True))
     except LocalEntryNotFoundError:
