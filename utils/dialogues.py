@@ -1,86 +1,66 @@
 """Dialogues with their summaries: from a folder of csv files or from the hub, one shape for both."""
 
-import codecs
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from utils.files import DataError, read_table
 from utils.models import fetch
-from utils.profile import CourseError
 
-COLUMNS, OPTIONAL = ("id", "dialogue", "summary"), ("topic",)
+COLUMNS, OPTIONAL = ("dialogue", "summary"), ("id", "topic")
 PAIR_COLUMNS = ("dialogue", "chosen", "rejected")
-SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
-
-
-class DataError(CourseError, ValueError):
-    """A data file cannot be used; the message names the file and the fault."""
 
 
 def load_split(source: str, split: str, needed: Sequence[str] = ()) -> pd.DataFrame:
     """One row per summary, columns id, dialogue, summary, topic (others are kept), in file order.
 
     `source` holds train.csv, validation.csv and test.csv: a folder, or a data set on the hub, which may end in @ and
-    a revision. `needed` are further columns that must be there; topic need not. Rows without a summary are left out,
-    and it is printed which. Raises DataError, HubError.
+    a revision. One turn a line, without blank lines. `needed` are further columns, of which some row must have a text;
+    topic need not be there, nor id, which is then the row's number. Rows without a summary, and rows that repeat an
+    earlier one, are left out, and it is printed which. Raises DataError, HubError.
     """
     path = fetch(source, "dialogues", needed=(f"{split}.csv",)) / f"{split}.csv"
-    table = read_table(path, (*COLUMNS, *needed), OPTIONAL)
-    blank = table.index[table["dialogue"].str.strip() == ""]
-    if len(blank):
-        raise DataError(f"{path}: empty dialogue in data row {blank[0] + 1} (id {table['id'][blank[0]]!r})")
-    unanswered = table["summary"].str.strip() == ""
-    if unanswered.all():
-        raise DataError(f"{path}: no row has a summary")
-    if unanswered.any():
-        names = ", ".join(table["id"][unanswered][:5]) + (", ..." if unanswered.sum() > 5 else "")
-        print(f"{path}: {unanswered.sum()} of {len(table)} rows have no summary and are left out ({names})")
-    return table[~unanswered].reset_index(drop=True)
+    table = pd.DataFrame(read_table(path, (*COLUMNS, *needed), OPTIONAL))
+    names = [name or f"{split}_{i}" for i, name in enumerate(table["id"])]
+    table = table.assign(id=names, dialogue=[turns(text) for text in table["dialogue"]])
+    for i in table.index[table["dialogue"] == ""][:1]:
+        raise DataError(f"{path}: empty dialogue in data row {i + 1} (id {table['id'][i]!r})")
+    for column in ("summary", *needed):
+        if not table[column].any():
+            raise DataError(f"{path}: no row has a {column}")
+    table = leave_out(path, table, table["summary"] == "", "have no summary")
+    return leave_out(path, table, table.duplicated(), "repeat an earlier row")
 
 
 def load_pairs(folder: str, split: str) -> pd.DataFrame:
-    """Preference pairs, columns dialogue, chosen, rejected (others are kept), in file order. Raises DataError."""
-    return read_table(Path(folder) / f"{split}.csv", PAIR_COLUMNS)
+    """Preference pairs, columns id, dialogue, chosen, rejected (others are kept), in file order. Pairs that lack a text
+    or have the same text twice are left out, and it is printed which. Raises DataError."""
+    path = Path(folder) / f"{split}.csv"
+    table = pd.DataFrame(read_table(path, PAIR_COLUMNS, ("id",)))
+    names = [name or f"{split}_{i}" for i, name in enumerate(table["id"])]
+    table = table.assign(id=names, dialogue=[turns(text) for text in table["dialogue"]])
+    table = leave_out(path, table, (table[list(PAIR_COLUMNS)] == "").any(axis=1), "lack a text")
+    return leave_out(path, table, table["chosen"] == table["rejected"], "have the same text twice")
 
 
-def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
-    """A csv file with at least these columns, all of them text; an optional one that is not there is empty.
+def turns(text: str) -> str:
+    """A dialogue with one turn a line: lines end in "\\n" alone, and blank ones are gone."""
+    return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
-    UTF-8, or UTF-16 with its mark; columns separated by commas, semicolons or tabs, as the header has them; lines, also
-    those inside of a text, end in "\\n" whatever ends them in the file. Raises DataError.
-    """
-    if not path.exists():
-        raise DataError(f"{path} does not exist; the folder holds: "
-                        f"{', '.join(sorted(p.name for p in path.parent.glob('*.csv'))) or 'no csv'}")
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise DataError(f"{path} is not valid UTF-8 at byte {error.start} (line {line}): save it as UTF-8") from error
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    header = text.lstrip("\n").partition("\n")[0]
-    separator = max(SEPARATORS, key=lambda mark: len({*columns} & {name.strip(' "') for name in header.split(mark)}))
-    try:
-        table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
-    except pd.errors.EmptyDataError as error:
-        raise DataError(f"{path} is empty: it needs a header line {','.join(columns)} and rows") from error
-    except pd.errors.ParserError as error:
-        raise DataError(f"{path} is not a readable csv with a {SEPARATORS[separator]} between the columns: "
-                        f"{str(error).strip()}") from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first field for a name of the row
-        raise DataError(f"{path}: its rows have more fields than its header: put texts that hold a "
-                        f"{SEPARATORS[separator]} in quotes")
-    table.columns = table.columns.str.strip()
-    missing = [c for c in columns if c not in table.columns]
-    if missing:
-        raise DataError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; "
-                        f"it has {', '.join(table.columns)}")
-    if table.empty:
-        raise DataError(f"{path} has a header but no rows")
-    return table.assign(**{c: "" for c in optional if c not in table.columns})
+
+def leave_out(path: Path, table: pd.DataFrame, rows: pd.Series, reason: str) -> pd.DataFrame:
+    """The table without the rows that are marked; prints which those are. Raises DataError where nothing is left."""
+    if rows.all():
+        raise DataError(f"{path}: all {len(table)} rows {reason}")
+    if rows.any():
+        print(f"{path}: {rows.sum()} of {len(table)} rows {reason} and are left out ({listed(table['id'][rows])})")
+    return table[~rows].reset_index(drop=True)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first five names."""
+    return ", ".join([*names][:5]) + (", ..." if len(names) > 5 else "")
 
 
 def group(table: pd.DataFrame) -> list[dict]:

@@ -1,18 +1,21 @@
 """Scores with their uncertainty: ROUGE by example, bootstrap intervals, diversity and repetition."""
 
 import functools
+import tempfile
 from collections import Counter
-from pathlib import Path
 
-import evaluate
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from utils.rouge_by_example.rouge_by_example import RougeByExample
+
 
 @functools.cache
 def _rouge():
-    return evaluate.load(str(Path(__file__).parent / "rouge_by_example"), keep_in_memory=True)
+    """The metric itself: evaluate.load would copy it below HF_HOME, under a lock, where a user may not write."""
+    with tempfile.TemporaryDirectory() as folder:  # evaluate wants a place for its cache, and keeps all in memory
+        return RougeByExample(keep_in_memory=True, cache_dir=folder)
 
 
 def rouge(predictions: list[str], references: list[list[str]], kinds=("rouge1", "rouge2", "rougeL")) -> dict:

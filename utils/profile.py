@@ -14,6 +14,7 @@ import random
 import re
 import shutil
 import sys
+import tempfile
 import tomllib
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
+
+from utils.files import CourseError, DataError, read_text
 
 if TYPE_CHECKING:
     import torch
@@ -53,10 +56,6 @@ PROFILES = ROOT / "labs" / "profiles.toml"
 _user_offline: dict[str, str | None] = {}  # the switches of set_offline as this process found them
 
 
-class CourseError(Exception):
-    """Something that whoever runs the course can mend; the message, one line, says what, where and how."""
-
-
 class SetupError(CourseError, RuntimeError):
     """The labs cannot run here as things stand; the message says why and what to do."""
 
@@ -83,13 +82,15 @@ def load_profile(name: str | None = None, path: Path | None = None) -> SimpleNam
     (where a training that was stopped left off).
 
     `name` defaults to the environment variable LAB_PROFILE, then to "tiny"; `path` to profiles_file(). Tables
-    that this file does not have are those of labs/profiles.toml. Values that begin with "data/" are paths below
-    the repository, those that begin with "out/" below results_folder(), and come back absolute; a hub name whose
-    revision is pinned comes back as name@revision. Raises ProfileError.
+    that this file does not have are those of labs/profiles.toml. Values that begin with "data/", "./" or "../" are
+    paths seen from the repository, with "out/" from results_folder(), with "~" from the home folder, and come back
+    absolute; a hub name whose revision is pinned comes back as name@revision. Raises ProfileError.
     """
-    name, path = name or os.environ.get("LAB_PROFILE") or DEFAULT, Path(path or profiles_file())
+    name = name or os.environ.get("LAB_PROFILE", "").strip() or DEFAULT
+    path = Path(path or profiles_file())
     table = profile_table(name, {**read_profiles(PROFILES), **read_profiles(path)}, _shown(path))
-    values = {key: _place(value) for key, value in table.items() if not (key in OPTIONAL and value == "")}
+    values = {key: absolute(value) if isinstance(value, str) else value
+              for key, value in table.items() if not (key in OPTIONAL and value == "")}
     for key in [key for key in values if f"{key}_revision" in values]:
         values[key] += f"@{values[f'{key}_revision']}"
     out = results_folder() / name
@@ -97,13 +98,13 @@ def load_profile(name: str | None = None, path: Path | None = None) -> SimpleNam
     return SimpleNamespace(name=name, root=ROOT, out=out, checkpoints=checkpoints, **values)
 
 
-def _place(value):
-    """A value that names a place in the repository or among the results as an absolute path; others as they are."""
-    if isinstance(value, str) and value.startswith(("data/", "data\\")):
-        return str(ROOT / value)
-    if isinstance(value, str) and value.startswith(("out/", "out\\")):
-        return str(results_folder() / value[4:])
-    return value
+def absolute(text: str) -> str:
+    """The path of a text that is meant as one, see load_profile(); any other text as it is."""
+    if re.match(r"~\w*[/\\]", text):
+        return os.path.expanduser(text)
+    if re.match(r"out[/\\]", text):
+        return str(results_folder() / text[4:])
+    return os.path.normpath(ROOT / text) if re.match(r"(data|\.\.?)[/\\]", text) else text
 
 
 def read_profiles(path: Path | None = None) -> dict[str, dict]:
@@ -111,14 +112,11 @@ def read_profiles(path: Path | None = None) -> dict[str, dict]:
     path = Path(path or profiles_file())
     where = _shown(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_text(path)
         tables = tomllib.loads(text)
-    except OSError as error:
-        raise ProfileError(f"the profiles cannot be read from {where} ({error.strerror}): correct LAB_PROFILES, or "
-                           "leave it out for labs/profiles.toml") from None
-    except UnicodeDecodeError as error:
-        line = error.object[:error.start].count(b"\n") + 1
-        raise ProfileError(f"{where}, line {line}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
+    except DataError as error:
+        own = ". LAB_PROFILES names this file; left out, it is labs/profiles.toml" if path != PROFILES else ""
+        raise ProfileError(f"{error}{own}") from None
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(_syntax_fault(where, text, str(error))) from None
     for key, value in tables.items():
@@ -130,7 +128,7 @@ def read_profiles(path: Path | None = None) -> dict[str, dict]:
 
 def _syntax_fault(where: str, text: str, message: str) -> str:
     """One line for a file that is not TOML: its line, its table, what the line says, what to do."""
-    lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")
+    lines = text.rstrip("\n").split("\n")
     at = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", message)
     reason, number = (at[1], int(at[2] or len(lines))) if at else (message, len(lines))
     line = lines[number - 1].strip()
@@ -143,6 +141,8 @@ def _syntax_fault(where: str, text: str, message: str) -> str:
     advice = "put texts in quotes, close what is opened, write true and false in lower case"
     if "\\" in line:
         advice = "put a text that holds \\ in 'single quotes', or write the path with /"
+    elif set(line) & set("“”„‘’«»"):
+        advice = "write the straight quotes \" or ' in place of the typographic ones"
     return f"{place}: {line} cannot be read ({reason}): {advice}"
 
 
@@ -239,11 +239,26 @@ def environment_fault(project: Path = ROOT / "pyproject.toml") -> str:
             f"Jupyter with make lab, choose the kernel where the labs are installed, or install them here: {INSTALL}")
 
 
-def writing_fault(folder: Path) -> str:
-    """Where nothing can be written to a folder that need not exist yet."""
-    if os.access(existing_parent(folder), os.W_OK | os.X_OK):
-        return ""
-    return f"results go to {folder}, where nothing can be written: set LAB_OUT to a folder of yours"
+def writing_fault(folder: Path, what: str = "results go", variable: str = "LAB_OUT") -> str:
+    """Where no file can be written to a folder, or to the nearest of its parents while it is not there yet. It tries:
+    permissions alone tell nothing of root, of read-only and full disks, and of links that lead nowhere."""
+    folder = Path(folder).absolute()
+    place = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+    try:
+        with tempfile.TemporaryFile(dir=place, buffering=0) as file:
+            file.write(b"x")
+    except OSError as error:
+        return (f"{what} to {folder}, where nothing can be written: set {variable} to a folder of yours "
+                f"({error.strerror})")
+    return ""
+
+
+def folder_faults(profile: SimpleNamespace) -> list[str]:
+    """The faults of all folders that a lab writes to."""
+    places = [profile.out, *(profile.out / name for name in ("claims", "models"))]
+    faults = [*(writing_fault(place) for place in places),
+              writing_fault(profile.checkpoints, "checkpoints go", "LAB_CHECKPOINTS")]
+    return [fault for fault in faults if fault]
 
 
 def space_fault(folder: Path, needed: int = 0) -> str:
@@ -278,10 +293,14 @@ def existing_parent(folder: Path) -> Path:
 
 def choose_device() -> tuple[torch.device, torch.dtype, str]:
     """(device, dtype, reason). bf16 on CUDA and on CPUs that compute in it, else fp32; never fp16,
-    in which T5 overflows. LAB_DEVICE=cpu leaves a GPU alone."""
+    in which T5 overflows. LAB_DEVICE=cpu leaves a GPU alone. Raises SetupError for another value of it."""
     import torch
 
-    cpu = os.environ.get("LAB_DEVICE", "").strip().lower() == "cpu"
+    asked = os.environ.get("LAB_DEVICE", "").strip().lower()
+    if asked not in ("", "cpu"):
+        raise SetupError(f"LAB_DEVICE={asked} is not known: cpu leaves a GPU alone; without it a GPU is taken where "
+                         "there is one, and CUDA_VISIBLE_DEVICES says which")
+    cpu = asked == "cpu"
     if torch.cuda.is_available() and not cpu and cuda_fault():
         return torch.device("cpu"), torch.bfloat16 if cpu_has_bf16() else torch.float32, cuda_fault()
     if torch.cuda.is_available() and not cpu:
@@ -360,8 +379,10 @@ def set_offline(offline: bool) -> None:
 
 
 def show_figures() -> None:
-    """Lets a notebook show its figures where MPLBACKEND names a backend that shows none."""
-    if "ipykernel" in sys.modules and os.environ.get("MPLBACKEND", "").lower() == "agg":
+    """Lets a notebook show its figures where MPLBACKEND names a backend that shows none in it."""
+    backend = os.environ.get("MPLBACKEND", "").lower()
+    shown = not backend or backend.startswith("module://") or backend in ("inline", "widget", "ipympl", "nbagg", "notebook")
+    if "ipykernel" in sys.modules and not shown:
         from IPython import get_ipython
 
         if shell := get_ipython():
@@ -384,7 +405,7 @@ def start(seed: int = 0, name: str | None = None, lab: int | None = None) -> Sim
     """
     print_anywhere()
     profile = load_profile(name)
-    require(environment_fault(), writing_fault(profile.out))
+    require(environment_fault(), *folder_faults(profile))
     if lab is not None:
         profile.checkpoints /= f"lab-{lab:02d}"
     import torch

@@ -7,6 +7,8 @@ import re
 import unicodedata
 from pathlib import Path
 
+from utils.files import DataError, of_any_case, read_json_lines
+
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "tasks"
 TASKS = ("reply", "translation", "code", "entities", "sentiment", "qa", "tool_call")
 INSTRUCTION = {
@@ -18,6 +20,9 @@ INSTRUCTION = {
     "qa": "Answer the question from the passage.",
     "tool_call": "Write the tool call as JSON.",
 }
+NEEDED = {"reply": {"accepted": list}, "translation": {"accepted": list}, "code": {"expected": str},
+          "labels": {"instruction": str, "shots": list, "labels": list},
+          "fields": {"instruction": str, "shots": list}}  # keys besides input and target, with their kinds
 
 MAX_CHARS = 200  # the longest expression that is evaluated, in characters
 MAX_INT = 10**6  # the largest integer that may be written
@@ -36,19 +41,22 @@ OPERATORS = {
 
 
 def load_task(name: str, split: str, folder: Path | str = FOLDER) -> list[dict]:
-    """The items of `folder`/`name`/`split`.jsonl, in order. Each has "input" and "target" at least."""
+    """The items of `folder`/`name`/`split`.jsonl, in order. Each has "input" and "target" at least, texts both, and what
+    else score() reads; its own target is right. Raises DataError."""
     path = Path(folder) / name / f"{split}.jsonl"
-    if not path.is_file():
-        known = ", ".join(TASKS)
-        raise FileNotFoundError(f"{path} is missing: the tasks are {known}, the splits train and test")
+    if not path.parent.is_dir():
+        raise DataError(f"{path.parent} is missing: the tasks are {', '.join(TASKS)}, the splits train and test")
     items = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), 1):
-        try:
-            item = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
-        if not isinstance(item, dict) or not {"input", "target"} <= item.keys():
-            raise ValueError(f"{path}, line {number}: no object with an input and a target")
+    for line, item in read_json_lines(of_any_case(path), ("input", "target", *NEEDED.get(name, ()))):
+        where = f"{path}, line {line}"
+        for key in ("input", "target"):
+            if not isinstance(item[key], str) or not item[key].strip():
+                raise DataError(f"{where}: {key} should be a text, and is {json.dumps(item[key])}")
+        for key in NEEDED.get(name, ()):
+            if not isinstance(item[key], NEEDED[name][key]):
+                raise DataError(f"{where}: {key} should be a {NEEDED[name][key].__name__}, and is {json.dumps(item[key])}")
+        if name in TASKS and score(name, item["target"], item) != 1:
+            raise DataError(f"{where}: no answer could be right, for its own target {item['target']!r} is not")
         items.append(item)
     return items
 
