@@ -216,7 +216,7 @@ def test_effective_values(name, values):
     assert {key: table[key] for key in values} == values
 
 
-@pytest.mark.parametrize("name", ["tiny", "quick", "flan-t5-base"])
+@pytest.mark.parametrize("name", ["tiny", "quick", "dialogsum", "flan-t5-base", "t4"])
 def test_values_fit_one_another(name):
     p = load_profile(name, profile.PROFILES)
     assert p.mistake_examples in p.data_curve and min(p.data_curve) < p.mistake_examples < max(p.data_curve)
@@ -226,13 +226,13 @@ def test_values_fit_one_another(name):
     assert p.reward_samples <= p.heated_prompts and p.recall_length > 31, "edges of the recall experiment's ranges"
     test = dialogues.group(dialogues.load_split(p.heated, "test"))[:p.test_dialogues]
     assert p.examples_shown <= sum(d["summary_civil"] != "" for d in test) and p.rloo["samples"] > 1
-    if p.model.startswith(str(profile.ROOT)):
+    if p.dialogues.startswith(str(profile.ROOT)):
         rows = {split: len(dialogues.load_split(p.dialogues, split)) for split in ("train", "validation")}
         assert max(*p.data_curve, p.train_examples, p.sweep_examples, p.summary_examples) <= rows["train"]
         assert p.validation_examples <= rows["validation"] and p.head_dialogues <= rows["validation"]
 
 
-@pytest.mark.parametrize("name", ["tiny", "quick", "flan-t5-base"])
+@pytest.mark.parametrize("name", ["tiny", "quick", "dialogsum", "flan-t5-base", "t4"])
 def test_lab_2_has_measured_its_own_rank(name):
     p = load_profile(name, profile.PROFILES)
     assert p.lora_rank in p.ranks, "the comparison of adapters shows LoRA at lora_rank from the comparison of ranks"
