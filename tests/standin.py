@@ -98,7 +98,7 @@ def roberta_snapshot(folder: Path) -> Path:
     not know its window, 514 positions, labels nothate and hate."""
     folder.mkdir(parents=True)
     words = ByteLevelBPETokenizer()
-    words.train_from_iterator([text for pair in preference_pairs() for text in pair], vocab_size=600, min_frequency=1,
+    words.train_from_iterator([text for pair in preference_pairs() for text in pair], vocab_size=4000, min_frequency=1,
                               show_progress=False, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     words.save_model(str(folder))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "RobertaTokenizer"}), "utf-8")
@@ -111,23 +111,20 @@ def bert_snapshot(folder: Path) -> Path:
     """A classifier like Unitary's: a BERT with vocab.txt, six labels, each with a probability of its own."""
     folder.mkdir(parents=True)
     words = BertWordPieceTokenizer()
-    words.train_from_iterator([text for pair in preference_pairs() for text in pair], vocab_size=600,
+    words.train_from_iterator([text for pair in preference_pairs() for text in pair], vocab_size=4000,
                               show_progress=False)
     words.save_model(str(folder))
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}), "utf-8")
     labels = ("toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate")
-    config = BertConfig(vocab_size=words.get_vocab_size(), id2label=dict(enumerate(labels)),
-                        label2id={n: i for i, n in enumerate(labels)}, **SMALL)
-    train_classifier(BertForSequenceClassification, config, folder, lambda rude: 3 * (1 - rude.long()))
-    settings = json.loads((folder / "config.json").read_text("utf-8"))  # trained as one of six, it says six of them
-    settings["problem_type"] = "multi_label_classification"
-    (folder / "config.json").write_text(json.dumps(settings), "utf-8")
-    return folder
+    config = BertConfig(vocab_size=words.get_vocab_size(), problem_type="multi_label_classification",
+                        id2label=dict(enumerate(labels)), label2id={n: i for i, n in enumerate(labels)}, **SMALL)
+    return train_classifier(BertForSequenceClassification, config, folder,
+                            lambda rude: torch.stack([rude, 0 * rude, 0 * rude, 0 * rude, rude, 0 * rude], 1))
 
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
-         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+         "initializer_range": 0.1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # learns in seconds
 
 
 def train_classifier(kind, config, folder: Path, target) -> Path:
@@ -135,8 +132,8 @@ def train_classifier(kind, config, folder: Path, target) -> Path:
     torch.manual_seed(0)
     config.save_pretrained(folder)  # AutoTokenizer asks for the model's kind
     tokenizer, model, pairs = AutoTokenizer.from_pretrained(folder), kind(config), preference_pairs()
-    optimizer = torch.optim.AdamW(model.parameters(), 4e-3)
-    for i in [*range(0, len(pairs), 32)] * 2:
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    for i in range(0, len(pairs), 32):
         texts = [text for side in zip(*pairs[i:i + 32], strict=True) for text in side]
         fed = tokenizer(texts, padding=True, truncation=True, max_length=96, return_tensors="pt")
         loss = model(input_ids=fed["input_ids"], attention_mask=fed["attention_mask"],
