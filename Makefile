@@ -38,7 +38,7 @@ run: setup
 test: $(SITE)
 	@$(BIN)/python -m pytest
 
-test-all: $(SITE)
+test-all: $(SITE) smollm2
 	@$(BIN)/python -m pytest -m ""
 
 lab: setup
