@@ -205,6 +205,7 @@ for where in (folder, None):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_and_ends_the_same(tmp_path):
     """Killed while it writes its second checkpoint, and again between two later ones: no handler runs at either."""
     def run(place):
