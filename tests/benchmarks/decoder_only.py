@@ -3,8 +3,8 @@
     python -m pip install trl && labs get smollm2
     python tests/benchmarks/decoder_only.py
 
-Same examples, same batch, one after the other in one process. Prints real tokens per second, the ratios, and which share
-of the machine's matrix product rate the training reaches: 6 operations per weight and token for all weights.
+Same examples, same batch, one after the other in one process. Prints real tokens per second, the ratios, and which
+share of the machine's matrix product rate the training reaches: 6 operations per weight and token for all weights.
 """
 
 import copy
@@ -70,8 +70,8 @@ def main() -> None:
     tokens = sum(len(row["input_ids"]) + len(row["labels"]) for row in training.encode(tokenizer, pairs))
     rate = matmul_rate(device, dtype)
 
-    run = training.fine_tune(copy.deepcopy(model), tokenizer, pairs, {"epochs": 1, "learning_rate": 1e-5, "batch": BATCH},
-                             dtype=dtype)
+    settings = {"epochs": 1, "learning_rate": 1e-5, "batch": BATCH}
+    run = training.fine_tune(copy.deepcopy(model), tokenizer, pairs, settings, dtype=dtype)
     with tempfile.TemporaryDirectory() as folder:
         theirs = by_trl(copy.deepcopy(model), copy.copy(tokenizer), pairs, folder)
     share = 6 * sum(p.numel() for p in model.parameters()) * tokens / run.seconds / rate
