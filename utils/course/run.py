@@ -93,6 +93,8 @@ def execute(path: Path, out: Path, show, seconds: float | None = None, **env: st
     """
     notebook = nbformat.read(path, 4)
     code = [i for i, c in enumerate(notebook.cells) if c.cell_type == "code" and c.source.strip()]
+    for i in code:  # a cell that is not reached has no output
+        notebook.cells[i].update(outputs=[], execution_count=None)
     client = NotebookClient(notebook, timeout=seconds, kernel_name="python3",
                             extra_arguments=["--IPKernelApp.log_level=50"],  # its chatter is not the learner's
                             coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}})
