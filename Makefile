@@ -11,8 +11,9 @@ BIN := .venv/bin
 endif
 READY := .venv/.ready-$(notdir $(CONSTRAINTS))
 SITE := .venv/.site
-# PIP_USER=1 would make pip install elsewhere than in .venv.
+# These would make pip install elsewhere than in .venv, or nothing.
 export PIP_USER := 0
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN PYTHONHOME
 PAGES := -q -n -W --keep-going -E -c labs/site -d out/doctrees
 
 .PHONY: setup run test test-all lab site slides student grade table smollm2

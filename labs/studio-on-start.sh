@@ -25,6 +25,7 @@ prepare() {
     echo "ready"
     return
   fi
+  export PIP_USER=0  # else pip may install elsewhere
   if "$ENVIRONMENT/bin/python" -m pip --version > /dev/null 2>&1; then
     "$ENVIRONMENT/bin/python" -m pip install --quiet --constraint constraints.txt --editable .
   else

@@ -5,6 +5,7 @@ import math
 import os
 from pathlib import Path
 
+from utils.files import read_json
 from utils.profile import SetupError, cannot_write
 
 FIELDS = ("lab", "claim", "value", "low", "high", "n", "seeds", "unit", "control", "criterion", "held")
@@ -41,8 +42,8 @@ def shown(number: float) -> str:
 
 
 def read_claims(path: Path) -> list[dict]:
-    """The claims of a file, [] where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    """The claims of a file, [] where there is none. Raises DataError."""
+    return read_json(path) if path.exists() else []
 
 
 def write_claims(path: Path, rows: list[dict]) -> None:

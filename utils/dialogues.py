@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from utils.files import DataError, read_table
+from utils.files import DataError, listed, read_table
 from utils.models import fetch
 
 COLUMNS, OPTIONAL = ("dialogue", "summary"), ("id", "topic")
@@ -56,11 +56,6 @@ def leave_out(path: Path, table: pd.DataFrame, rows: pd.Series, reason: str) -> 
     if rows.any():
         print(f"{path}: {rows.sum()} of {len(table)} rows {reason} and are left out ({listed(table['id'][rows])})")
     return table[~rows].reset_index(drop=True)
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first five names."""
-    return ", ".join([*names][:5]) + (", ..." if len(names) > 5 else "")
 
 
 def group(table: pd.DataFrame) -> list[dict]:

@@ -139,7 +139,7 @@ def read_json_lines(path: Path, needed: Sequence[str] = ()) -> list[tuple[int, d
         try:
             item = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error.msg}); each line is an object by itself") from None
+            raise DataError(f"{path}, line {number}: not JSON ({error.msg}); one object a line") from None
         if not isinstance(item, dict):
             raise DataError(f"{path}, line {number}: no object in braces")
         if missing := [key for key in needed if key not in item]:
@@ -148,3 +148,8 @@ def read_json_lines(path: Path, needed: Sequence[str] = ()) -> list[tuple[int, d
     if not items:
         raise DataError(f"{path} holds no items")
     return items
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first five names."""
+    return ", ".join([*names][:5]) + (", ..." if len(names) > 5 else "")

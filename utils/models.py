@@ -178,7 +178,7 @@ def load_tokenizer(name: str, key: str = "model"):
                          "model was trained, or save it there with tokenizer.save_pretrained()")
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged tokenizer.json is a plain Exception
         raise ModelError(f"no tokenizer can be loaded from {name!r}: {_first_line(error)}") from error
 
 
@@ -195,7 +195,7 @@ def load_model(name: str, device: torch.device | str = "cpu", *, attention: str 
     small = kind is AutoModelForSeq2SeqLM and torch.device(device).type == "cpu"
     model = _load_weights(kind, name, attn_implementation=attention or ("eager" if small else "sdpa"))
     untie(model)
-    model.generation_config = token_ids_alone(model.generation_config)
+    model.generation_config = token_ids_alone(model.generation_config, model.config)
     tokenizer.padding_side = "right"
     if kind is AutoModelForCausalLM:
         prepare_decoder_only(model, tokenizer, name)
@@ -273,7 +273,7 @@ def _load_weights(kind, name: str, key: str = "model", **options):
     except SafetensorError as error:
         raise ModelError(f"the weights in {name!r} are damaged or cut short ({_first_line(error)}): "
                          "fetch model.safetensors again (git checkout, or empty the hub cache)") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # ImportError: weights quantised by a library that is missing
         raise ModelError(f"no safetensors weights can be loaded from {name!r}: {_first_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
@@ -301,11 +301,12 @@ def untie(model) -> None:
         model.config.tie_word_embeddings = False
 
 
-def token_ids_alone(settings: GenerationConfig) -> GenerationConfig:
-    """The special tokens of a checkpoint's generation settings and nothing else: beams, a least length or a
-    temperature that came with it would make "greedy" and "sampled" mean something else."""
+def token_ids_alone(settings: GenerationConfig, config) -> GenerationConfig:
+    """The special tokens of a checkpoint's generation settings, else of its configuration, and nothing else: beams, a
+    least length or a temperature that came with it would make "greedy" and "sampled" mean something else."""
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-    return GenerationConfig(**{name: getattr(settings, name) for name in names})
+    ids = {name: getattr(settings, name) for name in names}
+    return GenerationConfig(**{name: getattr(config, name, None) if i is None else i for name, i in ids.items()})
 
 
 def fuse_activations(model) -> None:

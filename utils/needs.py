@@ -6,30 +6,37 @@ whether it is worth beginning, not what a lab takes, which README's table has as
 
 import json
 import shutil
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from huggingface_hub import constants
 
-from utils import dialogues, models, reward
+from utils import dialogues, models, prompts, reward, tasks
 from utils.profile import CourseError, ProfileError, existing_parent, space_fault
 
 READ = {0: ("model", "encoder_decoder", "dialogues", "tasks"), 1: ("model", "dialogues", "tasks"),
         2: ("model", "dialogues", "tasks"),
         3: ("model", "encoder_decoder", "heated", "preferences", "judge", "reward")}  # a lab's entries
+FOLDERS = ("dialogues", "heated", "preferences", "tasks")  # entries that read() reads
 GB = 2**30
 
 
 def find_faults(profile) -> list[str]:
-    """Everything about the profile that would stop one of the labs, one line each. Reads the dialogues that are on
-    this machine; takes seconds, and may take as long again for each entry on the hub."""
+    """Everything about the profile that would stop one of the labs, one line each. Reads what is on this machine, and
+    prints what is left out of it or shortened; takes seconds, and may take as long again for each entry on the hub."""
     faults, looked = [], {}
     for entry in dict.fromkeys(entry for entries in READ.values() for entry in entries):
         try:
             looked[entry] = look(profile, entry)
-            if entry in ("dialogues", "heated"):
-                count_rows(profile, entry, *looked[entry])
+        except CourseError as error:
+            faults.append(str(error))
+    for entry, (_, coming) in looked.items():
+        try:
+            if not coming:
+                read(profile, entry, tuple(READ), tokenizer(profile) if "model" in looked else None)
         except CourseError as error:
             faults.append(str(error))
     if "model" in looked:
@@ -38,11 +45,28 @@ def find_faults(profile) -> list[str]:
 
 
 def require(profile, lab: int) -> None:
-    """A lab's own look, without reading the dialogues. Raises the CourseError that it would come to later; prints
-    where disk or memory may be too small, which is an estimate."""
+    """A lab's own look. Raises the CourseError that it would come to later; prints where disk or memory may be too
+    small, which is an estimate."""
     looked = {entry: look(profile, entry) for entry in READ[lab]}
+    with redirect_stdout(None):  # the lab's own reading says what is left out
+        for entry, (_, coming) in looked.items():
+            if not coming:
+                read(profile, entry, (lab,))
     for fault in size_faults(profile, looked, (lab,)):
         print(fault)
+
+
+def tell(profile, labs: Sequence[int]) -> None:
+    """Prints what the labs will leave out or shorten of the folders that the profile names. Raises what read() does."""
+    entries = dict.fromkeys(entry for lab in labs for entry in READ.get(lab, ()) if entry in FOLDERS)
+    for entry in entries:
+        if Path(getattr(profile, entry)).is_dir():
+            read(profile, entry, labs, tokenizer(profile))
+
+
+def tokenizer(profile):
+    """The model's tokenizer, None where the model is not on this machine."""
+    return models.load_tokenizer(profile.model) if Path(profile.model).is_dir() else None
 
 
 # Entries
@@ -62,7 +86,7 @@ def look(profile, entry: str) -> tuple[dict[str, int], int]:
     if entry in ("dialogues", "heated"):
         files, coming = models.list_files(name, "dialogues")
         for file in models.SPLITS:
-            if file not in files:
+            if file not in {there.lower() for there in files}:
                 raise dialogues.DataError(f"{name} has no {file}; it holds: {', '.join(sorted(files)) or 'nothing'}")
         return files, coming
     key = "model" if entry == "encoder_decoder" else entry
@@ -80,18 +104,39 @@ def look(profile, entry: str) -> tuple[dict[str, int], int]:
     return files, coming
 
 
-def count_rows(profile, entry: str, files: dict, coming: int) -> None:
-    """Whether the splits, where they are on this machine, can be read and have the rows that the profile asks for.
-    Raises DataError."""
-    train = [profile.train_examples, profile.sweep_examples, profile.summary_examples, *profile.data_curve]
-    least = {"train": max(train), "validation": profile.validation_examples, "test": 1}
-    for split, n in (least if entry == "dialogues" else {"train": profile.policy_examples, "test": 1}).items():
-        if coming:
-            return
-        there = len(dialogues.load_split(getattr(profile, entry), split))
-        if there < n:
-            raise dialogues.DataError(f"{getattr(profile, entry)} has {there} dialogues in {split}.csv, and profile "
-                                      f"{profile.name} asks for {n}: lower its numbers of examples, or add rows")
+def read(profile, entry: str, labs: Sequence[int], tokenizer=None) -> None:
+    """Reads dialogues, heated, preferences or tasks as the labs do, and counts the rows that they ask for; with the
+    tokenizer it prints which dialogues are shortened. Raises DataError, PromptTooLong."""
+    if entry not in FOLDERS:
+        return
+    name = getattr(profile, entry)
+    if entry == "tasks":
+        wanted = [(task, split) for task in tasks.TASKS for split in ("train", "test")]
+        for task, split in [*wanted, *([("labels", "test")] if 1 in labs else [])]:
+            tasks.load_task(task, split, name)
+        return
+    for split, least in rows_asked_for(profile, entry, labs).items():
+        if entry == "preferences":
+            table = dialogues.load_pairs(name, split)
+        else:
+            table = dialogues.load_split(name, split, ["summary_civil"] if entry == "heated" else ())
+        if len(table) < least:
+            raise dialogues.DataError(f"{name} has {len(table)} dialogues in {split}.csv, and profile {profile.name} "
+                                      f"asks for {least}: lower its numbers of examples, or add rows")
+        if tokenizer:
+            prompts.fit_window(tokenizer, table)
+
+
+def rows_asked_for(profile, entry: str, labs: Sequence[int]) -> dict[str, int]:
+    """{split: the least number of rows} with which the labs can do as the profile says."""
+    if entry == "preferences":
+        return {"train": 1, "test": 1}
+    if entry == "heated":
+        return {"train": profile.policy_examples, "test": 1}
+    train = {0: [profile.summary_examples], 1: [max(profile.shots)],
+             2: [profile.train_examples, profile.sweep_examples, *profile.data_curve]}
+    return {"train": max([1, *(n for lab in labs for n in train.get(lab, ()))]),
+            "validation": profile.validation_examples if 2 in labs else 1, "test": 1}
 
 
 def read_config(name: str, key: str = "model") -> dict:

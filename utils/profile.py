@@ -381,8 +381,8 @@ def set_offline(offline: bool) -> None:
 def show_figures() -> None:
     """Lets a notebook show its figures where MPLBACKEND names a backend that shows none in it."""
     backend = os.environ.get("MPLBACKEND", "").lower()
-    shown = not backend or backend.startswith("module://") or backend in ("inline", "widget", "ipympl", "nbagg", "notebook")
-    if "ipykernel" in sys.modules and not shown:
+    shows = backend.startswith("module://") or backend in ("", "inline", "widget", "ipympl", "nbagg", "notebook")
+    if "ipykernel" in sys.modules and not shows:
         from IPython import get_ipython
 
         if shell := get_ipython():

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from jinja2 import TemplateError
 
-from utils.profile import CourseError
+from utils.files import CourseError, listed
 
 SUMMARIZE = "Summarize the conversation."
 SUMMARY_CUE = "Summary:"
@@ -123,8 +123,8 @@ def fit_shots(tokenizer, dialogue: str, shots: Sequence[Shot], window: int | Non
 
 def fit_window(tokenizer, table, window: int | None = None):
     """The table of dialogues, each with as many of its first turns as a zero-shot prompt holds; prints how many had to
-    be shortened. Raises PromptTooLong, with the id, where not even one turn fits."""
-    window, count, shortened = window or tokenizer.model_max_length, 0, []
+    be shortened, and which. Raises PromptTooLong, with the id, where not even one turn fits."""
+    window, cut, shortened = window or tokenizer.model_max_length, [], []
 
     def too_long(turns: list[str]) -> bool:
         return count_tokens(tokenizer, summary_prompt("\n".join(turns))) > window
@@ -137,10 +137,12 @@ def fit_window(tokenizer, table, window: int | None = None):
                 reason = "its first turn alone is longer" if turns[1:] else "it has no line ends to shorten it at"
                 raise PromptTooLong(f"dialogue {name} does not fit the window of {window} tokens ({reason}): put one "
                                     "turn on a line, leave the row out, or take a model with a longer window")
-            dialogue, count = "\n".join(turns[:kept]), count + 1
+            dialogue = "\n".join(turns[:kept])
+            cut.append(name)
         shortened.append(dialogue)
-    if count:
-        print(f"{count} of {len(table)} dialogues pass the window of {window} tokens: their last turns are dropped")
+    if cut:
+        print(f"{len(cut)} of {len(table)} dialogues pass the window of {window} tokens: their last turns are dropped "
+              f"({listed(cut)})")
     return table.assign(dialogue=shortened)
 
 

@@ -41,20 +41,17 @@ OPERATORS = {
 
 
 def load_task(name: str, split: str, folder: Path | str = FOLDER) -> list[dict]:
-    """The items of `folder`/`name`/`split`.jsonl, in order. Each has "input" and "target" at least, texts both, and what
-    else score() reads; its own target is right. Raises DataError."""
+    """The items of `folder`/`name`/`split`.jsonl, in order. Each has "input" and "target", texts both, and what else
+    score() reads; its own target is right. Raises DataError."""
     path = Path(folder) / name / f"{split}.jsonl"
     if not path.parent.is_dir():
         raise DataError(f"{path.parent} is missing: the tasks are {', '.join(TASKS)}, the splits train and test")
-    items = []
-    for line, item in read_json_lines(of_any_case(path), ("input", "target", *NEEDED.get(name, ()))):
+    kinds, items = {"input": str, "target": str, **NEEDED.get(name, {})}, []
+    for line, item in read_json_lines(of_any_case(path), tuple(kinds)):
         where = f"{path}, line {line}"
-        for key in ("input", "target"):
-            if not isinstance(item[key], str) or not item[key].strip():
-                raise DataError(f"{where}: {key} should be a text, and is {json.dumps(item[key])}")
-        for key in NEEDED.get(name, ()):
-            if not isinstance(item[key], NEEDED[name][key]):
-                raise DataError(f"{where}: {key} should be a {NEEDED[name][key].__name__}, and is {json.dumps(item[key])}")
+        for key, kind in kinds.items():
+            if not isinstance(item[key], kind) or not item[key]:
+                raise DataError(f"{where}: {key} should be a {kind.__name__}, and is {json.dumps(item[key])}")
         if name in TASKS and score(name, item["target"], item) != 1:
             raise DataError(f"{where}: no answer could be right, for its own target {item['target']!r} is not")
         items.append(item)

@@ -16,6 +16,7 @@ from utils.profile import (
     choose_device,
     environment_fault,
     existing_parent,
+    folder_faults,
     load_profile,
     require,
     results_folder,
@@ -27,7 +28,8 @@ from utils.profile import (
 LIBRARIES = (("torch", "transformers", "tokenizers", "safetensors"), ("datasets", "peft", "accelerate", "evaluate"),
              ("huggingface_hub", "numpy", "pandas", "scikit-learn"), ("jupyterlab", "ipykernel", "nbclient", "nbval"))
 SETTINGS = ("LAB_PROFILE", "LAB_PROFILES", "LAB_DEVICE", "LAB_OUT", "LAB_CHECKPOINTS", "HF_HOME", "HF_ENDPOINT",
-            "HF_HUB_OFFLINE", "PYTHONPATH", "CUDA_VISIBLE_DEVICES")  # nothing that could be a secret
+            "HF_HUB_OFFLINE", "PYTHONPATH", "CUDA_VISIBLE_DEVICES", "MPLBACKEND", "WORLD_SIZE", "PYTHONIOENCODING",
+            "JUPYTER_PATH", "JUPYTER_RUNTIME_DIR")  # nothing that could be a secret
 
 
 def utils_fault() -> str:
@@ -55,6 +57,36 @@ def kernel_fault() -> str:
             f"jupyter kernelspec remove python3 (it stands in {spec.resource_dir})")
 
 
+def proxy_fault() -> str:
+    """Where the variables of a proxy, or of certificates, keep JupyterLab from starting and the hub out of reach."""
+    import httpx
+
+    try:
+        httpx.Client().close()
+    except (ImportError, ValueError, OSError) as error:
+        names = [name for name in os.environ if name.lower() in (
+            "all_proxy", "http_proxy", "https_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir")]
+        return (f"JupyterLab cannot start, nor can anything be fetched, with {' and '.join(names)} as set here "
+                f"({type(error).__name__}: {str(error).strip()}): correct or unset it; a SOCKS proxy needs "
+                f"python -m pip install \"httpx[socks]\"")
+    return ""
+
+
+def backend_fault() -> str:
+    """Where MPLBACKEND, or matplotlib's own settings, keep matplotlib from being imported."""
+    try:
+        import matplotlib  # noqa: F401
+    except ValueError as error:
+        return f"MPLBACKEND={os.environ.get('MPLBACKEND')} ({str(error).split(';')[0]}): unset it"
+    return ""
+
+
+def device_fault() -> str:
+    """Where LAB_DEVICE names no device that the labs know. Raises SetupError."""
+    choose_device()
+    return ""
+
+
 INSTALLATION = (environment_fault, utils_fault, kernel_fault)  # each needs what the one before it vouches for
 
 
@@ -71,7 +103,8 @@ def find_faults() -> list[str]:
         profile = load_profile()
     except ProfileError as error:
         return list(filter(None, [*faults, str(error), writing_fault(results_folder())]))
-    faults += filter(None, [writing_fault(profile.out), space_fault(profile.out)])
+    faults += filter(None, [*map(attempt, (proxy_fault, backend_fault, device_fault)), *folder_faults(profile),
+                            space_fault(profile.out)])
     return faults or profile_faults(profile)
 
 

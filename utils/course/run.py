@@ -25,9 +25,11 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 
+from utils import needs
 from utils.checkpoints import STALE
 from utils.claims import read_claims, shown, write_claims
-from utils.profile import ROOT, CourseError, choose_device, load_profile, profiles_file, require, writing_fault
+from utils.files import CourseError, DataError, read_json, read_text
+from utils.profile import ROOT, choose_device, folder_faults, load_profile, profiles_file, require
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -47,6 +49,17 @@ def find_labs(numbers: list[int] | None = None) -> list[Path]:
     if unknown:
         raise LabError(f"no lab {', '.join(map(str, unknown))}; there are {', '.join(map(str, sorted(labs)))}")
     return [labs[n] for n in (numbers or sorted(labs))]
+
+
+def read_notebook(path: Path):
+    """A notebook in format 4. Raises DataError where it is none, as after a merge that left its marks."""
+    text = read_text(path)
+    try:
+        return nbformat.reads(text, 4)
+    except Exception as error:  # nbformat has a class for each fault, and some are json's
+        marks = [i for i, line in enumerate(text.split("\n"), 1) if line.startswith(("<<<<<<<", ">>>>>>>"))]
+        why = f"git left marks of a conflict in line {marks[0]}" if marks else f"{error}".split("\n")[0][:100]
+        raise DataError(f"{path} is not a notebook ({why}): git checkout brings back the repository's own") from None
 
 
 class PeakMemory(threading.Thread):
@@ -91,7 +104,7 @@ def execute(path: Path, out: Path, show, seconds: float | None = None, **env: st
     `show` is called with a line of progress per cell; `seconds` limits each cell; `env` is added to the kernel's
     environment. Raises LabFailure naming the cell that failed, after writing notebook and page as far as they came.
     """
-    notebook = nbformat.read(path, 4)
+    notebook = read_notebook(path)
     code = [i for i, c in enumerate(notebook.cells) if c.cell_type == "code" and c.source.strip()]
     for i in code:  # a cell that is not reached has no output
         notebook.cells[i].update(outputs=[], execution_count=None)
@@ -110,7 +123,8 @@ def execute(path: Path, out: Path, show, seconds: float | None = None, **env: st
     memory.start()
     failure = ""
     try:
-        client.execute(env={**os.environ, **env, "LAB_OUT": str(out.parent)})
+        client.execute(env={**os.environ, **env, "LAB_OUT": str(out.parent),
+                            "MPLBACKEND": "module://matplotlib_inline.backend_inline"})
     except CellExecutionError as error:
         failure = f"{error.ename}: {error.evalue}"
     except AssertionError:
@@ -188,7 +202,8 @@ def run_labs(numbers: list[int] | None = None) -> int:
     """
     profile, labs = load_profile(), find_labs(numbers)
     out, terminal, failures = profile.out, sys.stdout.isatty(), []
-    require(writing_fault(out))
+    require(*folder_faults(profile))
+    needs.tell(profile, [int(path.name[:2]) for path in labs])
     out.mkdir(parents=True, exist_ok=True)
     for left in out.glob(".partial-*"):  # of a run that was killed
         if time.time() - left.stat().st_mtime > STALE:
@@ -211,7 +226,7 @@ def run_labs(numbers: list[int] | None = None) -> int:
                 show(f"{path.stem}: FAILED", end=True)
                 continue
             file = out / "records.json"
-            records = json.loads(file.read_text("utf-8")) if file.exists() else {}
+            records = read_json(file) if file.exists() else {}
             (staging / "records.json").write_text(json.dumps({**records, path.stem: record}, indent=1), "utf-8")
             publish(staging, out)
             for stale in (f"{path.stem}.ipynb", f"{path.stem}.html", f"claims/{path.name[:2]}.json"):

@@ -17,7 +17,7 @@ from nbgrader.preprocessors import (
     LockCells,
 )
 
-from utils.course.run import find_labs
+from utils.course.run import find_labs, read_notebook
 from utils.profile import CourseError, results_folder
 
 STUB = "...  # YOUR CODE HERE"
@@ -59,7 +59,7 @@ def student_edition(notebook, name: str):
 def write_edition() -> None:
     """Writes the edition of every lab to out/student/, all labs or none. Raises MarkerError, OSError."""
     out = results_folder() / "student"
-    editions = {path.name: student_edition(nbformat.read(path, 4), path.name) for path in find_labs()}
+    editions = {path.name: student_edition(read_notebook(path), path.name) for path in find_labs()}
     out.mkdir(parents=True, exist_ok=True)
     for name, lab in editions.items():
         nbformat.write(lab, out / name)

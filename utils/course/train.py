@@ -34,7 +34,8 @@ def align(profile, base, tokenizer, seed: int, accelerator=None):
     """Lab 3's PPO on its starting policy, its reward and its prompts: (policy, run). Each process trains the same
     reward model; the first one's weights and samples count, for on a GPU no two trainings are equal."""
     train = prompts.fit_window(tokenizer, dialogues.load_split(profile.heated, "train", ["summary_civil"]))
-    preferences, start_policy = dialogues.load_pairs(profile.preferences, "train"), copy.deepcopy(base)
+    preferences = prompts.fit_window(tokenizer, dialogues.load_pairs(profile.preferences, "train"))
+    start_policy = copy.deepcopy(base)
     training.fine_tune(start_policy, tokenizer, training.summary_pairs(train, profile.policy_examples, seed),
                        profile.full, seed=seed, dtype=profile.dtype, folder=profile.checkpoints,
                        accelerator=accelerator, label="starting policy")
@@ -56,7 +57,7 @@ def align(profile, base, tokenizer, seed: int, accelerator=None):
 def train(task: str, *, seed: int = 1, sharded: bool = False) -> None:
     """Trains by task, "fine-tune" or "align", and saves the model; prints where it is. Under torchrun all
     processes call it, and the first one prints."""
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1 and "MASTER_ADDR" in os.environ  # started by torchrun
+    several = distributed.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1  # batch systems set it, too
     if several and choose_device()[0].type == "mps":
         os.environ["LAB_DEVICE"] = "cpu"  # several processes cannot share an Apple GPU
     accelerator = Accelerator(cpu=choose_device()[0].type == "cpu") if several else None  # takes a GPU of its own
