@@ -133,6 +133,7 @@ def test_a_fault_in_a_table_is_named(load, tmp_path, lines, parts):
     ("[mine]\nspeaker = \"#\\d#\"\n", [f"line {FIRST + 1}, [mine]: speaker = \"#\\d#\"", "'single quotes'"]),
     ("[mine]\ndialogues = data/mine\n", [f"line {FIRST + 1}, [mine]: dialogues = data/mine", "put texts in quotes"]),
     ("[mine]\nnetwork = True\n", [f"line {FIRST + 1}, [mine]: network = True", "true and false"]),
+    ("[mine]\nmodel = “data/x”\n", [f"line {FIRST + 1}, [mine]: model = “data/x”", "straight quotes"]),
     ("[mine]\nshots = [0, 1\n", ["[mine]", "Unclosed array"]),
     ("[[mine]]\nshots = [0]\n", ["write [mine] instead of [[mine]]"]),
 ])
@@ -182,10 +183,10 @@ def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
     with pytest.raises(ProfileError, match="own.toml, line 2: byte 14 is not UTF-8: save the file as UTF-8"):
         load_profile("mine", tmp_path / "own.toml")
     monkeypatch.setenv("LAB_PROFILES", str(tmp_path / "missing.toml"))
-    with pytest.raises(ProfileError, match=r"missing.toml \(No such file or directory\): correct LAB_PROFILES"):
+    with pytest.raises(ProfileError, match="missing.toml cannot be read: No such .*LAB_PROFILES names"):
         load_profile()
     monkeypatch.setenv("LAB_PROFILES", str(tmp_path))
-    with pytest.raises(ProfileError, match="cannot be read from"):
+    with pytest.raises(ProfileError, match="cannot be read: "):
         load_profile()
 
 

@@ -1,5 +1,6 @@
 """The small modules the notebooks call: right results, and one clear error for each bad input."""
 
+import copy
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import torch
 from rouge_score import rouge_scorer
 from scipy import stats
 
-from utils import claims, dialogues, generation, metrics, models, profile, prompts
+from utils import claims, dialogues, generation, metrics, models, profile, prompts, rollouts, tasks
 
 ROW = "id,dialogue,summary,topic\n"
 
@@ -39,9 +40,9 @@ def test_start_goes_offline_even_after_the_imports():
     ("", "is empty"),
     (ROW, "no rows"),
     ("id,dialogue,topic\n1,hello,x\n", "lacks the column summary; it has id, dialogue, topic"),
-    (ROW + "1,#Person1#: Hi, there,greets,chat\n", "more fields than its header"),
+    (ROW + "1,#Person1#: Hi, there,greets,chat\n", "line 2: 5 fields where the header has 4: put texts that hold a comma"),
     (ROW + "7, ,s,t\n", "empty dialogue in data row 1 .id '7'."),
-    (b"id,dialogue,summary,topic\n1,ok,ok,ok\n2,caf\xe9,s,t\n", r"not valid UTF-8 at byte \d+ \(line 3\)"),
+    (b"id,dialogue,summary,topic\n1,ok,ok,ok\n2,caf\xe9,s,t\n", r"line 3: byte \d+ is not UTF-8: save the file as UTF-8"),
 ])
 def test_bad_csv_gives_one_clear_error(tmp_path, content, message):
     path = tmp_path / "train.csv"
@@ -129,6 +130,44 @@ def test_shots_are_drawn_once_each_and_shuffling_moves_every_answer():
         prompts.draw_shots(examples, 10, 0)
 
 
+def test_each_example_is_drawn_as_shot_equally_often():
+    examples = [(f"q{i}", "a") for i in range(6)]
+    for k in (1, 3):
+        drawn = [x for seed in range(1500) for x, _ in prompts.draw_shots(examples, k, seed)]
+        assert stats.chisquare([drawn.count(x) for x, _ in examples]).pvalue > 0.001
+
+
+def by_generate(model, tokenizer, prompt, count):
+    return generation.generate(model, tokenizer, [prompt], max_new_tokens=1, do_sample=True, num_return_sequences=count)
+
+
+def by_rollout(model, tokenizer, prompt, count):
+    return rollouts.rollout(model, tokenizer, tokenizer([prompt])["input_ids"], max_new_tokens=1, samples=count)[1]
+
+
+@pytest.mark.parametrize("sample", [by_generate, by_rollout])
+def test_the_tail_of_a_vocabulary_of_thousands_is_drawn_too(tiny, sample):
+    """transformers draws from the 50 likeliest tokens unless told otherwise; a small vocabulary would not show it."""
+    model, tokenizer = copy.deepcopy(tiny[0]), tiny[1]
+    model.get_output_embeddings().weight.data *= 0.2  # a flat distribution
+    order = generation.next_token_logits(model, tokenizer, "Say hi.").softmax(-1).sort(descending=True)
+    for first in (50, 1000):
+        tail = float(order.values[first:].sum())
+        assert 0.1 < tail < 0.99
+    torch.manual_seed(0)
+    head = {tokenizer.decode([i], skip_special_tokens=True).strip() for i in order.indices[:1000].tolist()}
+    expected = sum(p for i, p in zip(order.indices.tolist(), order.values.tolist(), strict=True)
+                   if tokenizer.decode([i], skip_special_tokens=True).strip() not in head)
+    outside = np.mean([text not in head for text in sample(model, tokenizer, "Say hi.", 4000)])
+    assert outside == pytest.approx(expected, abs=4 * (expected * (1 - expected) / 4000) ** 0.5)
+
+
+def test_each_step_of_a_completion_has_random_numbers_of_its_own():
+    uniform, scores = torch.tensor([[0.1, 0.9], [0.9, 0.1]]), torch.zeros(2, 10)
+    draw = generation.Draw(uniform)
+    assert [(draw(None, scores) == 0).int().argmax(1).tolist() for _ in range(2)] == [[1, 9], [9, 1]]
+
+
 def test_a_prompt_longer_than_the_window_is_reported(tiny):
     model, tokenizer = tiny
     long = prompts.summary_prompt("#Person1#: word\n" * 400)
@@ -213,6 +252,7 @@ def test_rouge_scores_every_row():
 
 def test_reference_ceiling_leaves_each_reference_out():
     assert np.allclose(metrics.reference_ceiling([["a b", "a b"], ["a b", "c d"]]), [100, 0])
+    assert np.allclose(metrics.reference_ceiling([["a b", "a b", "c d"]]), [(50 + 50 + 0) / 3]), "the mean, not the best"
 
 
 def test_interval_covers_the_truth_about_95_times_in_100():
@@ -262,6 +302,23 @@ def test_bootstrap_intervals_are_those_of_95_percent(draw):
     assert np.mean(reach, axis=0) == pytest.approx([1.96, 1.96], rel=0.1)
 
 
+def test_runs_and_examples_are_drawn_anew_together():
+    """What differs between runs is in the interval however many examples there are, and the other way round."""
+    by_run, by_example = np.repeat([[0.0], [1.0]], 500, axis=1), np.repeat([[0.0, 1.0]], 500, axis=0)
+    for scores in (by_run, by_example):
+        assert metrics.interval(scores) == (0.5, 0, 1), "both draws may fall on the same run, or example, twice"
+        assert metrics.relative_fall(np.ones_like(scores), scores) == (50, 0, 100)
+
+
+def test_an_interval_hardly_depends_on_its_seed():
+    """2000 resamples leave an end a standard deviation of 0.06 standard errors, 200 would leave it 0.19."""
+    scores = np.random.default_rng(0).normal(3, 1, 400)
+    for compute, error in ((metrics.interval, 1 / 20),
+                           (lambda s, seed: metrics.relative_fall(np.full(400, 6.0), s, seed=seed), 100 / 6 / 20)):
+        ends = np.array([compute(scores, seed=seed)[1:] for seed in range(12)]) / error
+        assert 0 < ends.std(axis=0).max() < 0.12
+
+
 def test_a_share_has_the_exact_interval_also_where_all_are_right():
     assert metrics.share([True] * 50) == pytest.approx((100, 100 * 0.025 ** (1 / 50), 100))
     assert metrics.share([False] * 50) == pytest.approx((0, 0, 100 - 100 * 0.025 ** (1 / 50)))
@@ -281,6 +338,8 @@ def test_where_nothing_varies_the_interval_has_no_width():
 
 
 def test_diversity_and_repetition():
+    assert metrics.distinct(["a b a c"]) == 1 and metrics.distinct(["a b a c"], 1) == 0.75
+    assert not metrics.loops("x y x y x y") and metrics.loops("x y x y x y x y")
     assert metrics.distinct(["a b c", "a b c"]) == 0.5
     assert metrics.repetition("a b c d") == 0 and metrics.repetition("a b a b a b") == 0.5
     assert metrics.loops("x y z x y z x y z") and not metrics.loops("x y z x y z")
@@ -294,13 +353,30 @@ def test_a_claim_is_written_once_and_replaced_by_name(tmp_path):
     assert [tuple(rows[0])] == [claims.FIELDS] and len(rows) == 1 and rows[0]["low"] == 1.5
     for value, criterion, held in (((2.0, 1.5, 2.5), {"above": 0}, True), ((2.0, -0.5, 2.5), {"above": 0}, False),
                                    ((-2.0, -2.5, -1.5), {"below": 0}, True), (3.0, {"above": 1, "below": 2}, False),
-                                   (3.0, {}, None)):
+                                   ((2.0, 0.0, 2.5), {"above": 0}, False), ((-2.0, -2.5, 0.0), {"below": 0}, False),
+                                   (1.0, {"above": 1}, False), (3.0, {}, None)):
         claims.claim(where, 2, "held", value, n=5, unit="points", control="none", **criterion)
         [row] = claims.read_claims(tmp_path / "claims" / "02.json")
         assert row["held"] is held and bool(row["criterion"]) == bool(criterion)
     with pytest.raises(ValueError, match="gain of lab 1 is not a finite number"):
         claims.claim(where, 1, "gain", float("nan"), n=5, unit="points", control="none")
     assert json.loads((tmp_path / "claims" / "01.json").read_text()) == rows
+
+
+def test_tasks_are_scored_as_their_functions_say():
+    def scored(task, output, **item):
+        return tasks.score(task, output, item)
+
+    assert scored("qa", " The Mill. ", target="the mill") == 1 and scored("qa", "mill", target="the mill") == 0
+    assert scored("reply", "Sure", accepted=["Yes", "sure!"]) == 1 and scored("reply", "No", accepted=["Yes"]) == 0
+    target = "people: Anna, Tom; places: Rome"
+    assert scored("entities", target, target=target) == 1
+    assert scored("entities", "people: Anna; places: none", target=target) == 2 / 4  # 1 of 1 named, 1 of 3 wanted
+    assert scored("entities", "people: Rome; places: Anna", target=target) == 0
+    assert scored("code", "2 * 2", expected="4") == 1 and scored("code", "4.0", expected="4") == 0
+    call = '{"name": "f", "n": 1}'
+    assert scored("tool_call", '{"n": 1, "name": "f"}', target=call) == 1
+    assert not any(scored("tool_call", text, target=call) for text in ('{"name": "f", "n": true}', "f(1)", "[1]"))
 
 
 def test_texts_are_cut_to_a_common_mean_length():
