@@ -132,8 +132,10 @@ def list_files(name: str, key: str = "model") -> tuple[dict[str, int], int]:
     snapshot in the cache where all of it is there, else of what the hub holds. Raises HubError."""
     folder = Path(name) if Path(name).is_dir() else cached(name, key)
     here = {p.name: p.stat().st_size for p in folder.glob("*.*")} if folder else {}
+    if Path(name).is_dir():
+        return here, 0
     what, kind = on_the_hub(name, key)
-    if Path(name).is_dir() or folder and complete(folder, NEEDED if kind == "model" else SPLITS):
+    if folder and complete(folder, NEEDED if kind == "model" else SPLITS):
         return here, 0
     with hub_errors(what, key):
         info = within(PATIENCE, lambda: HfApi().repo_info(**what, files_metadata=True, timeout=PATIENCE))

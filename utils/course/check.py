@@ -63,7 +63,7 @@ def proxy_fault() -> str:
 
     try:
         httpx.Client().close()
-    except (ImportError, ValueError, OSError) as error:
+    except Exception as error:  # ImportError, ValueError, OSError, httpx's own
         names = [name for name in os.environ if name.lower() in (
             "all_proxy", "http_proxy", "https_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir")]
         return (f"JupyterLab cannot start, nor can anything be fetched, with {' and '.join(names)} as set here "
