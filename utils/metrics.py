@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from utils.rouge_by_example.rouge_by_example import RougeByExample
-
 
 @functools.cache
 def _rouge():
-    """The metric itself: evaluate.load would copy it below HF_HOME, under a lock, where a user may not write."""
+    """The metric itself: evaluate.load would copy it below HF_HOME, under a lock, where a user may not write. Imported
+    when it is needed, so that a lab's first call can still say which library is at fault."""
+    from utils.rouge_by_example.rouge_by_example import RougeByExample
+
     with tempfile.TemporaryDirectory() as folder:  # evaluate wants a place for its cache, and keeps all in memory
         return RougeByExample(keep_in_memory=True, cache_dir=folder)
 
