@@ -65,19 +65,23 @@ def test_own_profiles_say_only_what_differs(copy, monkeypatch):
     folder, printed = copy
     monkeypatch.setattr(profile, "ROOT", folder)
     tables = profile.read_profiles(folder / "labs" / "profiles.toml")
-    assert tables["mine"] == {"like": "quick", "dialogues": "data/mine"} and "profile mine " in printed
+    assert tables["mine"] == {"like": "quick", "dialogues": "data/mine", "test_dialogues": 20}
+    assert "profile mine " in printed
     mine, too = (vars(profile.load_profile(name, folder / "labs" / "profiles.toml")) for name in ("mine", "mine-too"))
     assert {key for key in mine if mine[key] != too[key]} == {"name", "out", "checkpoints", "model"}
     assert too["model"] == str(folder / "data/models/mine") and too["dialogues"] == str(folder / "data/mine")
 
 
-def test_lines_are_added_once_and_a_table_that_stands_twice_is_named(copy, monkeypatch, tmp_path):
+def test_a_profile_that_is_added_again_is_replaced_and_one_that_stands_twice_is_named(copy, monkeypatch, tmp_path):
     folder, _ = copy
-    monkeypatch.chdir(folder)
+    (tmp_path / "labs").mkdir()
+    monkeypatch.chdir(tmp_path)
     path = Path("labs/profiles.toml")
-    text = path.read_text(encoding="utf-8")
-    exec(blocks("dialogues")[1], {"Path": Path})
-    assert path.read_text(encoding="utf-8") == text and text.count("[mine]") == 1
+    text = (folder / path).read_text(encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
+    exec(blocks("dialogues")[1].replace("test_dialogues=20", "test_dialogues=25"), {"Path": Path})
+    before, after = profile.read_profiles(folder / path), profile.read_profiles(path)
+    assert after == {**before, "mine": {**before["mine"], "test_dialogues": 25}}
     (tmp_path / "twice.toml").write_text(text + "\n[mine]\n", encoding="utf-8")
     with pytest.raises(profile.ProfileError, match=r"twice.toml, line \d+, \[mine\]: this table stands twice: change"):
         profile.load_profile("mine", tmp_path / "twice.toml")
