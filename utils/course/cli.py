@@ -60,11 +60,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("student", student, "write the labs without their solutions",
         "The student edition goes to out/student/.", "labs student")
     grade_parser = add(
-        "grade", grade, "grade a submission or a folder of them",
-        "Points go to out/grades/grades.csv, the answers beside them to out/grades/grades.html.",
+        "grade", grade, "grade a submission, or the folder or archive of a class",
+        "Points go to out/grades/grades.csv, a row a student to gradebook.csv, the answers to grades.html. Students' "
+        "code runs behind a wall of the operating system; where none can be had, nothing is graded.",
         "labs grade submissions --seconds 60")
-    grade_parser.add_argument("path", type=Path, help="a student's notebook, or a folder with notebooks at any depth")
+    grade_parser.add_argument("path", type=Path, help="a notebook, or a folder or archive with an entry a student")
     grade_parser.add_argument("--seconds", type=float, default=20, help="time limit per exercise (default: 20)")
+    grade_parser.add_argument("--trust", action="store_true",
+                              help="go on where no wall can be had: submissions then run with your rights")
     train_parser = add(
         "train", train, "train a model outside of the notebooks",
         "fine-tune is Lab 2's full fine-tuning, align Lab 3's PPO; under torchrun several processes share the work. "
@@ -125,7 +128,7 @@ def student(args: argparse.Namespace) -> int:
 def grade(args: argparse.Namespace) -> int:
     from utils.course.grade import grade_all
 
-    grade_all(args.path, seconds=args.seconds)
+    grade_all(args.path, seconds=args.seconds, trust=args.trust)
     return 0
 
 

@@ -1,17 +1,17 @@
-"""Runs what students wrote in a process of its own, exercise after exercise, under limits.
+"""The grader's side of the wall: starts the process of a submission (worker.py), sends it cells and inputs, takes plain
+values back, and ends it with all that it holds.
 
-The process has a temporary folder for its home, only those environment variables that it needs, a time limit for each
-exercise and a memory limit; it is killed together with its children. Once the lab's setup has run, an audit hook of
-Python (sys.addaudithook, in worker.py) keeps it from writing outside of its folder, opening connections, starting
-programs, and reading the labs with their solutions. That stops accidents and the usual pranks. It is no container: code
-that is written to get around the hook, through a C library for instance, can do what the user who grades can do, and
-can forge its points. Grade strangers' work in a container or as another user.
+The process gets a copy of utils without the answers of the exercises, a folder of its own, and of the environment
+variables only those that it needs. Whatever it sends is one line of limited length that is decoded to Python's own
+types, or it ends the process; so nothing that it patches, prints or forges can be more than a wrong answer.
 """
 
+import ast
 import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,127 +22,258 @@ from pathlib import Path
 
 import psutil
 
-from utils.course.worker import verdict
-from utils.profile import ROOT, CourseError
+from utils.exercises.values import Distant, Fault, decode, encode
+from utils.profile import PROFILES, ROOT, CourseError
 
-START_SECONDS = 180  # for the lab's own setup
+START_SECONDS = 600  # for the lab's own setup
+LINE_LIMIT = 4 * 2**20  # bytes of what a submission sends at once
+FOLDER_LIMIT = 64 * 2**20  # bytes of its folder
+FILES_LIMIT = 4096  # files in it
 KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+# Functions of utils that are an exercise's answer; a submission's copy of utils refuses them.
+ANSWERS = {"metrics": ["distinct"], "prompts": ["fit_shots"], "training": ["collate", "token_loss"],
+           "reward": ["bradley_terry", "log_odds"], "rl": ["token_rewards", "gae", "policy_loss"]}
+NO_CHECKS = '''"""While grading, checks run elsewhere: here each of them does nothing."""
+
+
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return lambda *_, **__: None
+'''
 
 
 class SandboxError(CourseError, RuntimeError):
-    """The lab's own cells do not run, so that nobody's exercise can be graded."""
+    """Nobody's exercise can be graded: the lab's own cells do not run, or the wall has a hole."""
 
 
-def run(setup: list[str], tasks: list[tuple[str, str, str]], *, seconds: float = 20,
-        memory: int = 6 * 2**30) -> dict[str, dict]:
-    """{name: {"verdict", "message", "output"}} of the tasks (name, the student's cell, the check).
-
-    verdict: right, wrong, unsolved, error, time, memory or died. One process runs them all, in one namespace as in a
-    notebook. Where it must be killed, a new process runs the cells before the one at fault once more, for what they
-    define, and goes on with the next. Raises SandboxError.
-    """
-    results, repeats, remaining = {}, [], list(tasks)
-    while remaining:
-        with tempfile.TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True) as folder:
-            reports, fault = run_process(setup, repeats + remaining, Path(folder), seconds, memory)
-        if fault and len(reports) < len(repeats):  # this cell ran the first time only
-            repeats.pop(len(reports))
-            continue
-        new = list(reports)[len(repeats):]
-        results |= {name: reports[name] for name in new}
-        repeats += [(name, source, "") for name, source, _ in remaining[:len(new)]]
-        remaining = remaining[len(new):]
-        if fault and remaining:
-            results[remaining[0][0]] = fault
-            remaining = remaining[1:]
-    return results
+class WallError(CourseError, RuntimeError):
+    """No wall can be had here."""
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """The process's environment variables; HOME and the like are its folder."""
-    import matplotlib
+class Ended(BaseException):
+    """The process of a submission was stopped or ended by itself: (verdict, message). No check may catch it."""
 
+
+# What a submission's process gets
+
+
+def write_stage(folder: Path) -> Path:
+    """Writes utils without answers, and what a setup reads beside it, to a folder for every submission to read."""
+    utils, here = ROOT / "utils", folder / "utils"
+    for source in [*utils.glob("*.py"), *(utils / "rouge_by_example").glob("*.py"),
+                   *(utils / "course" / f"{name}.py" for name in ("__init__", "wall", "worker")),
+                   *(utils / "exercises" / f"{name}.py" for name in ("values", "drivers"))]:
+        target = here / source.relative_to(utils)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(without_answers(source.read_text("utf-8"), source.stem), "utf-8")
+    (here / "exercises" / "__init__.py").write_text(NO_CHECKS, "utf-8")
+    (folder / "labs").mkdir()
+    shutil.copy(PROFILES, folder / "labs")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    if os.name == "posix":
+        (folder / "data").symlink_to(ROOT / "data")
+    else:
+        shutil.copytree(ROOT / "data", folder / "data")
+    return folder
+
+
+def without_answers(text: str, module: str) -> str:
+    """The module's source; the functions that are answers say so instead."""
+    if module not in ANSWERS:
+        return text
+    tree = ast.parse(text)
+    for function in tree.body:
+        if isinstance(function, ast.FunctionDef) and function.name in ANSWERS[module]:
+            message = f"utils.{module}.{function.name} is what an exercise asks for: write it yourself"
+            function.body = ast.parse(f"raise RuntimeError({message!r})").body
+    return ast.unparse(tree)
+
+
+def environment(folder: Path, stage: Path) -> dict[str, str]:
+    """The process's environment variables; HOME and the like are its folder. It computes on one core and no GPU."""
     own = dict.fromkeys(("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "TMPDIR", "TEMP", "TMP", "LAB_OUT",
-                         "IPYTHONDIR", "HF_HOME", "XDG_CACHE_HOME"), str(folder))
-    fixed = {"LAB_PROFILE": "tiny", "MPLBACKEND": "Agg", "MPLCONFIGDIR": matplotlib.get_cachedir(),
-             "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT),
-             "TOKENIZERS_PARALLELISM": "false"}
+                         "IPYTHONDIR", "HF_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR"), str(folder))
+    fixed = {"LAB_PROFILE": "tiny", "LAB_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
+             "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONDONTWRITEBYTECODE": "1",
+             "PYTHONUTF8": "1", "PYTHONPATH": str(stage), "TOKENIZERS_PARALLELISM": "false"}
     return {k: os.environ[k] for k in KEPT if k in os.environ} | own | fixed
 
 
-def run_process(setup, tasks, folder: Path, seconds: float, memory: int) -> tuple[dict, dict | None]:
-    """({name: report} of the tasks that one process finished, in order; the verdict on the next one where it ended
-    the process, or None)."""
-    process = subprocess.Popen([sys.executable, "-P", "-m", "utils.course.worker"], cwd=folder, env=environment(folder),
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                               encoding="utf-8", errors="replace", start_new_session=os.name == "posix")
-    lines: queue.Queue = queue.Queue()
-
-    def read():
-        for line in process.stdout:
-            lines.put(line)
-        lines.put("")
-
-    threading.Thread(target=read, daemon=True).start()
-    reports, ready = {}, False
-    try:
-        with contextlib.suppress(OSError):
-            process.stdin.write(json.dumps({"setup": setup, "tasks": tasks}))
-            process.stdin.close()
-        while len(reports) < len(tasks):
-            line = next_line(lines, process, seconds if ready else START_SECONDS, memory)
-            if isinstance(line, dict):
-                if not ready:
-                    raise SandboxError(f"the lab's own setup did not end: {line['message']}")
-                return reports, line
-            report = parse(line)
-            if not ready:
-                if report.get("setup") != "":
-                    raise SandboxError(f"the lab's own setup fails: {report.get('setup', line[:200])}")
-                ready = True
-            elif set(report) != {"name", "verdict", "message", "output"} or report["name"] != tasks[len(reports)][0]:
-                return reports, verdict("died", "it wrote into the grader's own report")
-            else:
-                reports[report.pop("name")] = report
-        return reports, None
-    finally:
-        kill(process)
+# The process
 
 
-def parse(line: str) -> dict:
-    """A line of the process's report; {} where it is none."""
-    try:
-        report = json.loads(line)
-    except ValueError:
-        return {}
-    return report if isinstance(report, dict) else {}
+class Session:
+    """The process of one submission: run cells, look at names, call functions. Each may raise Ended.
 
+    `wall` False runs it without. `hidden` are files that it must not be able to read. Raises WallError, SandboxError.
+    """
 
-def next_line(lines: queue.Queue, process, seconds: float, memory: int):
-    """The process's next line, or the verdict on it: time, memory, died."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    def __init__(self, stage: Path, setup: list[str], *, wall: bool = True, seconds: float = 20,
+                 memory: int = 6 * 2**30, hidden: tuple = (), without: tuple = ()):
+        self.seconds, self.memory, self.deadline, self.process = seconds, memory, 0.0, None
+        self.place = tempfile.mkdtemp(prefix="grade-")
         try:
-            line = lines.get(timeout=0.2)
-        except queue.Empty:
+            self.start(stage, setup, wall, [str(path) for path in hidden], without)
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self, stage, setup, wall, hidden, without) -> None:
+        for name in ("home", "root"):
+            os.mkdir(os.path.join(self.place, name))
+        home = Path(self.place, "home")
+        self.process = subprocess.Popen([sys.executable, "-P", "-m", "utils.course.worker"], cwd=home,
+                                        env=environment(home, stage), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL, start_new_session=os.name == "posix")
+        self.deadline = time.monotonic() + START_SECONDS
+        try:
+            state = self.ask(setup=setup, walled=wall, memory=self.memory, cpu=int(START_SECONDS + 20 * self.seconds),
+                             read=[str(stage), str(ROOT / "data")], hidden=hidden, without=without)
+        except Ended as end:
+            raise SandboxError(f"the lab's own setup did not end: {end.args[1]}") from None
+        if "fault" in state:
+            raise WallError(str(state["fault"]))
+        if state["seen"]:
+            raise SandboxError(f"the wall has a hole here: a submission could {', '.join(state['seen'])}")
+        if state["setup"]:
+            raise SandboxError(f"the lab's own setup fails: {state['setup']}")
+        self.layers = state["wall"]
+
+    def restart_clock(self) -> None:
+        """What comes next has `seconds` in all."""
+        self.deadline = time.monotonic() + self.seconds
+
+    def run(self, source: str) -> tuple[str, bool, str]:
+        """(the error in one line or "", does the cell parse, what it printed)."""
+        match self.ask(cell=source):
+            case {"error": str(error), "parses": bool(parses), "output": str(output)}:
+                return one_line(error, 300), parses, output[:5000]
+        raise forged()
+
+    def look(self, name: str):
+        """The value of a name, a Distant where it is a function. Raises NameError."""
+        match self.ask(name=name):
+            case {"there": False}:
+                raise NameError(f"no cell defines {name}")
+            case {"there": True, "function": True}:
+                return Distant(name, lambda given, driver: self.attempt(name, given, driver))
+            case {"there": True, "function": False, "value": value}:
+                return plain(value)
+        raise forged()
+
+    def attempt(self, name: str, given: tuple, driver=None) -> tuple[object, Fault | None, bool]:
+        """values.attempt in the process: what the function of that name returns, how it stopped, what it changed."""
+        match self.ask(name=name, given=encode(given), driver=driver and driver.__name__):
+            case {"value": value, "fault": None, "changed": bool(changed)}:
+                return plain(value), None, changed
+            case {"fault": [str(kind), str(message), int() | None as line, bool(stub)]}:
+                return None, Fault(one_line(kind, 60), one_line(message, 200), line, stub), False
+        raise forged()
+
+    def ask(self, **request) -> dict:
+        """Sends a request and waits for its answer until the deadline, watching memory and folder."""
+        line, answer = json.dumps(request).encode() + b"\n", queue.Queue()
+
+        def exchange():
+            with contextlib.suppress(OSError, ValueError):
+                self.process.stdin.write(line)
+                self.process.stdin.flush()
+                answer.put(self.process.stdout.readline(LINE_LIMIT))
+            answer.put(b"")
+
+        threading.Thread(target=exchange, daemon=True).start()
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return read_answer(answer.get(timeout=0.2))
+            if time.monotonic() > self.deadline:
+                raise Ended("time", f"it was stopped after {self.seconds:.0f} seconds: does a loop never end?")
+            if self.resident() > self.memory:
+                raise Ended("memory", f"it took more than {self.memory >> 20} MB of memory")
+            if over_limit(Path(self.place, "home")):
+                raise Ended("disk", f"it wrote more than {FOLDER_LIMIT >> 20} MB or {FILES_LIMIT} files")
+
+    def family(self) -> list[psutil.Process]:
+        """The process and all that it started: a venv's python.exe starts another, and so do namespaces."""
+        with contextlib.suppress(psutil.Error):
+            first = psutil.Process(self.process.pid)
+            return [first, *first.children(recursive=True)]
+        return []
+
+    def resident(self) -> int:
+        """Bytes of memory that the process and its children hold."""
+        held = 0
+        for one in self.family():
             with contextlib.suppress(psutil.Error):
-                family = [p := psutil.Process(process.pid), *p.children(recursive=True)]
-                if sum(one.memory_info().rss for one in family) > memory:  # a venv's python.exe starts another
-                    return verdict("memory", f"it took more than {memory >> 20} MB of memory")
-            continue
-        return line or verdict("died", "the process that ran it ended in the middle of it")
-    return verdict("time", f"it was stopped after {seconds:.0f} seconds: does a loop never end?")
+                held += one.memory_info().rss
+        return held
+
+    def close(self) -> None:
+        """Ends the process and all that it started, and removes its folder."""
+        if self.process:
+            family = self.family()
+            if os.name == "posix":
+                with contextlib.suppress(OSError):
+                    os.killpg(self.process.pid, signal.SIGKILL)
+            for one in family:
+                with contextlib.suppress(psutil.Error):
+                    one.kill()
+            self.process.kill()
+            self.process.wait()
+        remove(self.place)
 
 
-def kill(process) -> None:
-    """Ends the process and all that it started."""
-    family = []
-    with contextlib.suppress(psutil.Error):
-        family = psutil.Process(process.pid).children(recursive=True)
-    if os.name == "posix":
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
-    for one in [*family, process]:
-        with contextlib.suppress(psutil.Error, OSError):
-            one.kill()
-    process.wait()
+def read_answer(line: bytes) -> dict:
+    """A line of the process as a dictionary. Raises Ended where it is none."""
+    if not line:
+        raise Ended("died", "the process that ran it ended in the middle of it")
+    try:
+        answer = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise forged()
+    return answer
+
+
+def forged() -> Ended:
+    return Ended("died", "what its process sent is no answer: it wrote into the grader's line")
+
+
+def plain(data):
+    """The value that was sent, of Python's own types. Raises Ended where it is none."""
+    try:
+        return decode(data)
+    except Exception:
+        raise forged() from None
+
+
+def one_line(text: str, length: int) -> str:
+    """Text that was sent, as one short line that a terminal, a csv and a page can show."""
+    return "".join(c if c.isprintable() else " " for c in text[: 4 * length].split("\n")[0])[:length]
+
+
+def over_limit(folder: Path) -> bool:
+    """Whether a folder holds too much; a folder in memory has its own limit."""
+    waiting, size, files = [str(folder)], 0, 0
+    try:
+        while waiting:
+            for entry in os.scandir(waiting.pop()):
+                size, files = size + entry.stat(follow_symlinks=False).st_size, files + 1
+                if size > FOLDER_LIMIT or files > FILES_LIMIT:
+                    return True
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+    except FileNotFoundError:  # it goes while one looks
+        return False
+    except OSError:  # too deep to name
+        return True
+    return False
+
+
+def remove(folder: str) -> None:
+    """Removes a folder, however deep it has become."""
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
+    if os.path.exists(folder) and os.name == "posix":
+        subprocess.run(["rm", "-rf", folder], stderr=subprocess.DEVNULL)

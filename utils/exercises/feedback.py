@@ -1,16 +1,12 @@
 """What all checks of exercises share: call what a learner wrote, compare, say in one sentence what is wrong."""
 
-import copy
 import functools
-import os
 import random
 from collections.abc import Callable
 
-import pandas as pd
 import torch
-from torch import nn
 
-TORCH = os.path.dirname(torch.__file__)
+from utils.exercises.values import Distant, attempt
 
 
 class Verdict(Exception):
@@ -56,41 +52,24 @@ def unsolved(name: str) -> Unsolved:
     return Unsolved(f"{name} waits for you: fill it in in the cell above, run that cell, then this one.")
 
 
-def call(function: Callable, *given, usual: str = ""):
-    """What the learner's function returns. `usual` is added where it stops with an error. Raises
-    Unsolved where it returns nothing, Wrong where it stops or changes what it was given."""
+def call(function: Callable, *given, usual: str = "", driver: Callable | None = None):
+    """What the learner's function returns, or a driver that is given it (drivers.py). `usual` is added where it stops
+    with an error. Raises Unsolved where it returns nothing, Wrong where it stops or changes what it was given."""
     name = getattr(function, "__name__", type(function).__name__)
     if not callable(function):
         raise Wrong(f"a function is wanted here, not {kind(function)}.")
-    before = copy.deepcopy(given)
-    try:
-        answer = function(*given)
-    except Exception as error:
-        if isinstance(error, NotImplementedError) and not str(error):  # a stub's; torch's own say what is missing
-            raise unsolved(name) from None
-        where = error.__traceback__.tb_next
-        while where and where.tb_frame.f_code.co_filename.startswith(TORCH):  # a module's call goes through it
-            where = where.tb_next
-        line = f"stops in line {where.tb_lineno} of its cell" if where else "cannot be called as it should be"
-        message = (str(error).strip() or "no message").split("\n")[0][:200]
-        raise Wrong(f"{name} {line} ({type(error).__name__}: {message}){usual and ': ' + usual}.") from None
-    if answer is None or answer is Ellipsis:
+    if isinstance(function, Distant):
+        answer, fault, changed = function.attempt(given, driver)
+    else:
+        answer, fault, changed = attempt(function, given, driver)
+    if (fault and fault.stub) or (not fault and (answer is None or answer is Ellipsis)):
         raise unsolved(name)
-    if not all(map(same, before, given)):
+    if fault:
+        line = f"stops in line {fault.line} of its cell" if fault.line else "cannot be called as it should be"
+        raise Wrong(f"{name} {line} ({fault.kind}: {fault.message}){usual and ': ' + usual}.")
+    if changed:
         raise Wrong(f"{name} changes what it is given: work on a copy, not in place.")
     return answer
-
-
-def same(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, tuple | list):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, pd.DataFrame):
-        return a.equals(b)
-    if isinstance(a, nn.Module):
-        return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-    return a == b
 
 
 def kind(value) -> str:

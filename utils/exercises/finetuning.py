@@ -3,9 +3,9 @@
 import random
 
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy, linear
 
+from utils.exercises.drivers import lora_step, merge_step
 from utils.exercises.feedback import call, close, compare, exercise, kind, need, tensor
 
 
@@ -80,14 +80,15 @@ def check_lora_count(lora_count) -> None:
 
 @exercise(4)
 def check_lora(LoraLinear) -> None:
-    layer, x = nn.Linear(12, 7), torch.randn(2, 3, 12)
-    r, alpha = random.choice([2, 4]), random.choice([6.0, 10.0])
-    ours, usual = call(LoraLinear, layer, r, alpha), "A comes first, [r, d_in], then B, [d_out, r]: mind the transposes"
-    nn.init.normal_(ours.B)
-    out = call(ours, x, usual=usual)
-    answer, plain = tensor(out, 2, 3, 7, usual=usual), linear(x, layer.weight, layer.bias)
-    update = linear(x, ours.B @ ours.A)
-    compare(answer, plain + alpha / r * update, {
+    weight, bias, x, r = torch.randn(7, 12) / 4, torch.randn(7), torch.randn(2, 3, 12), random.choice([2, 4])
+    alpha, b = random.choice([6.0, 10.0]), torch.randn(7, r)
+    usual = "A comes first, [r, d_in], then B, [d_out, r]: mind the transposes"
+    answer = call(LoraLinear, weight, bias, r, alpha, b, x, driver=lora_step, usual=usual)
+    need(isinstance(answer, tuple) and len(answer) == 3, f"a tensor is wanted of forward, not {kind(answer)}.")
+    out, a, gradients = tensor(answer[0], 2, 3, 7, usual=usual), tensor(answer[1], r, 12, usual=usual), answer[2]
+    a, b, x = a.requires_grad_(), b.double().requires_grad_(), x.double()
+    plain, update = linear(x, weight.double(), bias.double()), linear(x, b @ a)
+    compare(out, plain + alpha / r * update, {
         "the frozen layer's own output is missing: the update is added to it.": alpha / r * update,
         "nothing is added to the frozen layer.": plain,
         "the update is not scaled: multiply it by alpha / r, which is self.scale.": plain + update,
@@ -96,29 +97,26 @@ def check_lora(LoraLinear) -> None:
         "only the update is scaled, not the frozen layer's output.": alpha / r * (plain + update),
         "the update is added, not subtracted.": plain - alpha / r * update,
     }, "h = W x + alpha / r · B A x: " + usual + ".")
-    need(out.requires_grad and torch.autograd.grad(out.sum(), [ours.A, ours.B], allow_unused=True).count(None) == 0,
-         "no gradient reaches A and B: use them as they are, without .data or .detach().")
+    for mine, right in zip(gradients, torch.autograd.grad(alpha / r * update.sum(), [a, b]), strict=True):
+        need(isinstance(mine, torch.Tensor) and close(mine, right),
+             "no gradient reaches A and B: use them as they are, without .data or .detach().")
 
 
 @exercise(5)
 def check_merge(merge) -> None:
-    base = nn.Linear(10, 6).requires_grad_(False)
-    lora, scale = nn.Module(), 2.5
-    lora.layer, lora.A, lora.B = base, nn.Parameter(torch.randn(3, 10)), nn.Parameter(torch.randn(6, 3))
-    lora.scale = scale
+    weight, bias, a, b, scale = torch.randn(6, 10), torch.randn(6), torch.randn(3, 10), torch.randn(6, 3), 2.5
     usual = "B A has the shape of W, [d_out, d_in], and A B has not"
-    answer = call(merge, lora, usual=usual)
-    need(isinstance(answer, nn.Linear), f"a plain nn.Linear is wanted, not {kind(answer)}.")
-    weight, update = tensor(answer.weight, 6, 10, usual=usual), (lora.B @ lora.A).detach()
-    compare(weight, base.weight + scale * update, {
-        "the update is not scaled: W + scale · B A.": base.weight + update,
+    answer = call(merge, weight, bias, a, b, scale, driver=merge_step, usual=usual)
+    need(isinstance(answer, tuple) and len(answer) == 2, f"a plain nn.Linear is wanted, not {kind(answer)}.")
+    update = b @ a
+    compare(tensor(answer[0], 6, 10, usual=usual), weight + scale * update, {
+        "the update is not scaled: W + scale · B A.": weight + update,
         "this is the update alone: add it to W.": scale * update,
-        "this is W as it was: add scale · B A.": base.weight,
-        "the update is added, not subtracted.": base.weight - scale * update,
-        "only the update is scaled, not W.": scale * (base.weight + update),
+        "this is W as it was: add scale · B A.": weight,
+        "the update is added, not subtracted.": weight - scale * update,
+        "only the update is scaled, not W.": scale * (weight + update),
     }, "the merged weight should be W + scale · B A.")
-    need(answer.bias is not None and close(answer.bias, base.bias),
-         "the bias is lost: the merged layer has the old one's.")
+    need(answer[1] is not None and close(answer[1], bias), "the bias is lost: the merged layer has the old one's.")
 
 
 @exercise(6)
