@@ -6,7 +6,7 @@ from torch import nn
 
 
 def linear(weight, bias) -> nn.Linear:
-    """A frozen layer with these numbers, which it shares: who changes the layer changes them."""
+    """A frozen layer with these numbers."""
     layer = nn.Linear(weight.shape[1], weight.shape[0]).requires_grad_(False)
     layer.weight.data, layer.bias.data = weight, bias
     return layer
@@ -30,4 +30,6 @@ def merge_step(merge, weight, bias, a, b, scale):
     module = nn.Module()
     module.layer, module.A, module.B, module.scale = linear(weight, bias), nn.Parameter(a), nn.Parameter(b), scale
     answer = merge(module)
+    for given, now in ((weight, module.layer.weight), (bias, module.layer.bias), (a, module.A), (b, module.B)):
+        given.copy_(now.detach())  # also where the layer was given new numbers in place of its own
     return (answer.weight.detach(), answer.bias) if isinstance(answer, nn.Linear) else answer
