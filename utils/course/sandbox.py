@@ -148,7 +148,7 @@ class Session:
         """(the error in one line or "", does the cell parse, what it printed)."""
         match self.ask(cell=source):
             case {"error": str(error), "parses": bool(parses), "output": str(output)}:
-                return one_line(error, 300), parses, output[:5000]
+                return one_line(error, 300), parses, printable(output[:5000])
         raise forged()
 
     def look(self, name: str):
@@ -250,7 +250,12 @@ def plain(data):
 
 def one_line(text: str, length: int) -> str:
     """Text that was sent, as one short line that a terminal, a csv and a page can show."""
-    return "".join(c if c.isprintable() else " " for c in text[: 4 * length].split("\n")[0])[:length]
+    return printable(text[: 4 * length].split("\n")[0])[:length]
+
+
+def printable(text: str) -> str:
+    """Text without what would steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def over_limit(folder: Path) -> bool:

@@ -142,8 +142,8 @@ def in_archive(name: str, content: bytes | Path, depth: int = 0) -> list[tuple[s
     files = []
     try:
         for inner, data in members(content if isinstance(content, Path) else io.BytesIO(content), name):
-            parts, path = inner.replace("\\", "/").strip("/").split("/"), f"{name}/{inner}"
-            if JUNK.match(parts[-1]) or any(p in SKIPPED or p.startswith(".") for p in parts[:-1]):
+            parts, path = [p for p in re.split(r"[\\/]+", inner) if p not in ("", ".", "..")], f"{name}/{inner}"
+            if not parts or JUNK.match(parts[-1]) or any(p in SKIPPED or p.startswith(".") for p in parts[:-1]):
                 continue
             if is_archive(inner) and depth < 2:
                 files += in_archive(path, data, depth + 1)
@@ -205,12 +205,14 @@ def read_cells(submission: Submission) -> list[Cell]:
     if submission.fault:
         raise SubmissionError(submission.fault)
     try:
-        notebook = nbformat.reads(text_of(submission.content), 4)
-        cells = []
-        for cell in notebook.cells:
-            own = cell.get("metadata", {}).get("nbgrader")
+        text = text_of(submission.content)
+        notebook, cells = json.loads(text), []
+        if int(notebook.get("nbformat", 4)) < 4:
+            notebook = nbformat.reads(text, 4)
+        for cell in notebook["cells"]:  # not through nbformat, which refuses what lacks a key
+            metadata, source = cell.get("metadata"), cell.get("source") or ""
+            own = metadata.get("nbgrader") if isinstance(metadata, dict) else None
             grade_id = own.get("grade_id") if isinstance(own, dict) else None
-            source = cell.get("source", "")
             cells.append(Cell(str(cell.get("cell_type")), source if isinstance(source, str) else "".join(source),
                               str(grade_id or ""), str(cell.get("id", ""))))
         return cells

@@ -17,11 +17,13 @@ import ctypes
 import errno
 import os
 import platform
-import resource
 import signal
 import struct
 import sysconfig
 from pathlib import Path
+
+with contextlib.suppress(ImportError):  # Windows has none, and no wall
+    import resource
 
 SIZE = 64 * 2**20  # bytes of a file, and with namespaces of all files together
 SYSTEM = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/fonts",
