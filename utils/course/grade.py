@@ -293,11 +293,11 @@ def write_page(rows: list[dict], path: Path) -> None:
     path.write_text("\n".join(parts), encoding="utf-8", errors="replace")
 
 
-def hidden_files(path: Path, out: Path) -> list[Path]:
+def hidden_files(found: list[Submission], path: Path, out: Path) -> list[Path]:
     """Files that no submission may read, to be tried before each: solutions, checks, history, others' work, grades."""
-    classmates = [path] if path.is_file() else [p for p in sorted(path.rglob("*"))[:200] if p.is_file()][:5]
-    return [*find_labs(), ROOT / "utils" / "exercises" / "prompting.py", ROOT / ".git" / "HEAD", *classmates,
-            out / "grades.csv"]
+    classmates = [one.content for one in found if isinstance(one.content, Path)][:5] or [path]
+    checks = ROOT / "utils" / "exercises" / "prompting.py"
+    return [file.resolve() for file in (*find_labs(), checks, ROOT / ".git" / "HEAD", *classmates, out / "grades.csv")]
 
 
 def grade_all(path: Path, *, seconds: float = 20, trust: bool = False) -> None:
@@ -308,7 +308,7 @@ def grade_all(path: Path, *, seconds: float = 20, trust: bool = False) -> None:
     found, labs, rows = list(submissions.find(path)), read_labs(), []
     out = results_folder() / "grades"
     out.mkdir(parents=True, exist_ok=True)
-    hidden = [file.resolve() for file in hidden_files(path, out)]
+    hidden = hidden_files(found, path, out)
     with tempfile.TemporaryDirectory(prefix="grade-utils-", ignore_cleanup_errors=True) as folder:
         stage = write_stage(Path(folder))
         wall = wall_here(stage, trust)

@@ -110,6 +110,7 @@ def readable(*more) -> list[str]:
     """What a student's code may read: Python, its packages, the system's libraries, `more`; links also by their aim."""
     python = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     libraries = [sysconfig.get_config_var("LIBDIR"), str(Path(sysconfig.get_path("stdlib")).parent)]
+    libraries += os.environ.get("LD_LIBRARY_PATH", "").split(":")
     paths = [str(p) for p in (*SYSTEM, *python, *libraries, *more) if p and os.path.exists(p)]
     return list(dict.fromkeys(path for p in paths for path in (os.path.abspath(p), os.path.realpath(p))))
 
