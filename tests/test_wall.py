@@ -178,6 +178,12 @@ def test_a_hole_in_the_wall_stops_the_grading(stage):
         Session(stage, [], hidden=("/etc/ld.so.cache",))
 
 
+@linux
+def test_without_seccomp_the_process_itself_finds_the_holes(stage):
+    with pytest.raises(sandbox.SandboxError, match="could start a process, open a socket"):
+        Session(stage, [], without=("seccomp", "namespaces"))
+
+
 def test_where_no_layer_can_be_had_there_is_no_wall(stage):
     reason = "neither namespaces nor Landlock" if sys.platform == "linux" else sys.platform
     with pytest.raises(sandbox.WallError, match=reason):
