@@ -27,6 +27,9 @@ def test_it_comes_from_the_hub_once(tmp_path, capsys, here, monkeypatch):
         get.get_smollm2()
     folder = load_profile("smollm2").model
     assert folder == str(tmp_path / "out" / "models" / "smollm2")
+    monkeypatch.setenv("LAB_MODELS", str(tmp_path / "out" / "models"))
+    monkeypatch.setenv("LAB_OUT", str(tmp_path / "results of one run"))
+    assert load_profile("smollm2").model == folder, "a lab that runs writes its results elsewhere"
     model, tokenizer = load_model(folder)
     assert type(model).__name__ == "LlamaForCausalLM" and tokenizer.chat_template
     card = (tmp_path / "out" / "models" / "smollm2" / "README.md").read_text("utf-8")

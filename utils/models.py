@@ -32,7 +32,7 @@ from transformers import (
 from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
-from utils.profile import DISK_FAULTS, CourseError, results_folder
+from utils.profile import DISK_FAULTS, CourseError, models_folder
 
 # The hub
 
@@ -83,7 +83,7 @@ def cached(name: str, key: str) -> Path | None:
     name that the hub could not have."""
     what, kind = on_the_hub(name, key)
     if Path(name).is_absolute():
-        brought = Path(name).parent == results_folder() / "models"
+        brought = Path(name).parent == models_folder()
         raise HubError(f"there is no folder {name}: " + (f"labs get {Path(name).name} brings it" if brought else
                                                          f"correct {key} in labs/profiles.toml"))
     try:

@@ -77,14 +77,19 @@ def results_folder() -> Path:
     return Path(os.environ.get("LAB_OUT") or ROOT / "out").expanduser().absolute()
 
 
+def models_folder() -> Path:
+    """Where models lie that labs get has brought: LAB_MODELS, by default models/ where results go."""
+    return Path(os.environ.get("LAB_MODELS") or results_folder() / "models").expanduser().absolute()
+
+
 def load_profile(name: str | None = None, path: Path | None = None) -> SimpleNamespace:
     """The profile's values as attributes, plus `name`, `root`, `out` (where results go) and `checkpoints`
     (where a training that was stopped left off).
 
     `name` defaults to the environment variable LAB_PROFILE, then to "tiny"; `path` to profiles_file(). Tables
     that this file does not have are those of labs/profiles.toml. Values that begin with "data/", "./" or "../" are
-    paths seen from the repository, with "out/" from results_folder(), with "~" from the home folder, and come back
-    absolute; a hub name whose revision is pinned comes back as name@revision. Raises ProfileError.
+    paths seen from the repository, with "out/models/" from models_folder(), with "~" from the home folder, and come
+    back absolute; a hub name whose revision is pinned comes back as name@revision. Raises ProfileError.
     """
     name = name or os.environ.get("LAB_PROFILE", "").strip() or DEFAULT
     path = Path(path or profiles_file())
@@ -102,8 +107,8 @@ def absolute(text: str) -> str:
     """The path of a text that is meant as one, see load_profile(); any other text as it is."""
     if re.match(r"~\w*[/\\]", text):
         return os.path.expanduser(text)
-    if re.match(r"out[/\\]", text):
-        return str(results_folder() / text[4:])
+    if re.match(r"out[/\\]models[/\\]", text):
+        return str(models_folder() / text[11:])
     return os.path.normpath(ROOT / text) if re.match(r"(data|\.\.?)[/\\]", text) else text
 
 

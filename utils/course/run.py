@@ -29,7 +29,7 @@ from utils import needs
 from utils.checkpoints import STALE
 from utils.claims import read_claims, shown, write_claims
 from utils.files import CourseError, DataError, read_json, read_text
-from utils.profile import ROOT, choose_device, folder_faults, load_profile, profiles_file, require
+from utils.profile import ROOT, choose_device, folder_faults, load_profile, models_folder, profiles_file, require
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -209,7 +209,7 @@ def run_labs(numbers: list[int] | None = None) -> int:
         if time.time() - left.stat().st_mtime > STALE:
             shutil.rmtree(left, ignore_errors=True)
     env = {"LAB_PROFILES": str(profiles_file().absolute()),  # the kernels start in labs/
-           "LAB_CHECKPOINTS": str(profile.checkpoints)}  # outlives a lab that was interrupted
+           "LAB_MODELS": str(models_folder()), "LAB_CHECKPOINTS": str(profile.checkpoints)}  # both outlive a lab
 
     def show(text, end=False):
         if terminal or end:
