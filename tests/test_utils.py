@@ -310,6 +310,12 @@ def test_runs_and_examples_are_drawn_anew_together():
         assert metrics.relative_fall(np.ones_like(scores), scores) == (50, 0, 100)
 
 
+def test_the_ends_are_percentiles_of_the_means_drawn_anew():
+    """Of scores that are never negative neither is an end, and the longer arm points to the rare high ones."""
+    mean, low, high = metrics.interval([0.0] * 30 + [1.0, 2.0, 50.0])
+    assert 0 <= low and high - mean > 1.5 * (mean - low)
+
+
 def test_an_interval_hardly_depends_on_its_seed():
     """2000 resamples leave an end a standard deviation of 0.06 standard errors, 200 would leave it 0.19."""
     scores = np.random.default_rng(0).normal(3, 1, 400)
