@@ -303,6 +303,7 @@ def planned(*cells) -> tuple[dict[str, list[str]], dict[str, str]]:
 @pytest.mark.parametrize("cells, sources, note", [
     ([("code", "a = 1", "toy-count", "x"), ("code", COUNT, "toy-count", "y")], ["a = 1", COUNT], "2 cells, run in"),
     ([("code", COUNT, "", "toy-count")], [COUNT], None),
+    ([("code", "print(1)", "", "toy-count"), ("code", COUNT, "", "4fe2")], ["print(1)", COUNT], "2 cells, run in"),
     ([("code", COUNT, "toy-count", "4fe2")], [COUNT], None),
     ([("code", COUNT, "", "4fe2")], [COUNT], "lost its id"),
     ([("code", "lora_count = lambda s, r: 3", "", "4fe2")], ["lora_count = lambda s, r: 3"], "lost its id"),
