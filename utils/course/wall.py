@@ -28,7 +28,8 @@ with contextlib.suppress(ImportError):  # Windows has none, and no wall
 SIZE = 64 * 2**20  # bytes of a file, and with namespaces of all files together
 SYSTEM = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/fonts",
           "/etc/localtime", "/etc/mime.types", "/etc/alternatives", "/dev/null", "/dev/zero", "/dev/urandom",
-          "/dev/random", "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/sys/devices/system/node")
+          "/dev/random", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu",
+          "/sys/devices/system/node")
 
 CLONE = {"fs": 0x20000, "cgroup": 0x2000000, "uts": 0x4000000, "ipc": 0x8000000, "user": 0x10000000, "pid": 0x20000000,
          "net": 0x40000000}
@@ -194,7 +195,10 @@ def build(root: str, read: list[str], folder: str) -> None:
     """Makes a new root at the empty folder `root` and moves into it."""
     call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
     mount("tmpfs", root, "size=1m,mode=755")
-    for path in sorted(p for p in read if not p.startswith("/proc/")):
+    os.mkdir(f"{root}/proc")
+    with contextlib.suppress(OSError):  # in a container it cannot be had anew: its files below are then the system's
+        mount("proc", f"{root}/proc", None, MS_RDONLY | MS_NOEXEC)
+    for path in sorted(read):
         target = root + path
         if os.path.lexists(target):  # below one that is there already
             continue
@@ -207,9 +211,6 @@ def build(root: str, read: list[str], folder: str) -> None:
             os.close(os.open(target, os.O_CREAT))
         call("mount", path.encode(), target.encode(), None, MS_BIND | MS_REC, None)
         read_only(target, AT_RECURSIVE)
-    os.makedirs(f"{root}/proc", exist_ok=True)
-    with contextlib.suppress(OSError):  # in a container /proc cannot be had anew, and is left out
-        mount("proc", f"{root}/proc", None, MS_RDONLY | MS_NOEXEC)
     os.makedirs(root + folder)
     mount("tmpfs", root + folder, f"size={SIZE},nr_inodes=4096,mode=700")
     read_only(root)
