@@ -115,7 +115,7 @@ def test_lab_1_begins_with_them(name, window, copy, monkeypatch):
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("LAB_PROFILE", name)
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": folder / "labs"}}).execute()
-    assert notebook.cells[-1].outputs[0].text.strip() == f"{name} 480 48 {window} {folder}"
+    assert notebook.cells[-1].outputs[0].text.strip() == f"{name} 480 20 {window} {folder}"
 
 
 def test_rouge_in_another_script(monkeypatch):

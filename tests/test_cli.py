@@ -75,6 +75,7 @@ def test_a_fault_of_ours_is_not_hidden(monkeypatch):
         cli.main(["check"])
 
 
+@pytest.mark.slow
 def test_a_console_that_lacks_characters_is_no_obstacle(tmp_path):
     """The folder's name, which is printed, has a letter that ASCII lacks."""
     for words in (["run", "--help"], ["report"], ["student"]):

@@ -142,6 +142,7 @@ ppo = {{ steps = 1, batch = 4 }}
 """
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_saves(tmp_path):
     """One process fine-tunes, two align; on the bundled model, with the tiny profile cut short."""
     pairs = pd.read_csv(ROOT / "data" / "preferences" / "train.csv", keep_default_na=False)

