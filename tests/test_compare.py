@@ -53,6 +53,13 @@ def test_what_another_machine_measured_stays(update, tmp_path):
     assert update() == update(), "written again it is the same"
 
 
+def test_claims_of_a_run_that_did_not_end_are_left_out(update, tmp_path):
+    update(tiny=[row(1, "a", 1.0)], smollm2=[row(1, "a", 2.0)])
+    (tmp_path / "labs" / "claims" / "smollm2.json").unlink()
+    (tmp_path / "out" / "smollm2" / "records.json").unlink()
+    assert "smollm2" not in update()[0]
+
+
 def test_a_readme_without_the_marks_is_told(update, tmp_path):
     (tmp_path / "README.md").write_text("no marks", "utf-8")
     with pytest.raises(SetupError, match="lacks the lines"):

@@ -30,7 +30,7 @@ def collect(profile: str, out: Path, records: Path) -> list[dict]:
     others are written. Each row also says when and on what it was measured."""
     file, path = records / f"{profile}.json", out / profile / "claims.json"
     rows = json.loads(file.read_text("utf-8")) if file.exists() else []
-    if path.exists():
+    if path.exists() and (out / profile / "records.json").exists():  # else no lab has come to its end
         runs = json.loads((out / profile / "records.json").read_text("utf-8"))
         about = {int(lab[:2]): {"date": run["date"], "on": run["device"], "dtype": run["dtype"]}
                  for lab, run in runs.items() if "date" in run}
