@@ -148,6 +148,7 @@ def test_a_full_folder_ends_a_submission_or_its_cell(stage, layers):
 
 
 @linux
+@pytest.mark.slow
 def test_the_process_goes_with_the_one_that_started_it(stage):
     session = Session(stage, [])
     family = session.family()
