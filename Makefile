@@ -14,6 +14,7 @@ SITE := .venv/.site
 # These would make pip install elsewhere than in .venv, or nothing.
 export PIP_USER := 0
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN PYTHONHOME
+SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist loadgroup
 PAGES := -q -n -W --keep-going -E -c labs/site -d out/doctrees
 
 .PHONY: setup run test test-all lab site slides student grade table smollm2
@@ -37,10 +38,10 @@ run: setup
 	@$(BIN)/labs run $(LABS)
 
 test: $(SITE)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-all: $(SITE) smollm2
-	@$(BIN)/python -m pytest -m ""
+	@$(BIN)/python -m pytest -m "" $(SIDE_BY_SIDE)
 
 lab: setup
 	@$(BIN)/labs check

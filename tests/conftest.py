@@ -8,9 +8,22 @@ import huggingface_hub
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-os.environ.setdefault("LAB_OUT", str(ROOT / "out" / "tests"))
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # set where the tests run side by side
+os.environ.setdefault("LAB_OUT", str(ROOT / "out" / "tests" / WORKER))
+if WORKER:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes with two threads each wait for one another
 os.environ.update(LAB_PROFILE="tiny", TOKENIZERS_PARALLELISM="false")
 sys.path.insert(0, str(ROOT / "data" / "build"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Side by side, the tests of a file stay with one process, since they share fixtures; the labs, which take longest,
+    come first and each by itself."""
+    items.sort(key=lambda item: item.path.stem not in ("test_labs", "test_grade"))
+    for item in items:
+        if item.path.stem != "test_labs":
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")

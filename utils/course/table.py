@@ -1,7 +1,7 @@
 """What the labs cost: labs table writes README's table from the records of labs run.
 
 A row is a lab, a profile and the hardware it ran on. A row of which this machine has no record stays as it is, so that
-every machine adds its own; where a lab and profile have no row, the table says that they were not measured.
+every machine adds its own; labs and profiles without a row are named below the table.
 """
 
 import json
@@ -40,18 +40,24 @@ def record_rows(out: Path, profiles: list[str]) -> list[tuple[str, ...]]:
 def measured_rows(text: str) -> list[tuple[str, ...]]:
     """The rows with measurements of a table that `table` wrote."""
     cells = [tuple(c.strip() for c in line.strip("|").split("|")) for line in text.splitlines() if line.startswith("|")]
-    return [c for c in cells[2:] if len(c) == len(HEAD) and c[2] != "not measured"]
+    return [c for c in cells[2:] if len(c) == len(HEAD)]
 
 
 def table(titles: list[str], profiles: list[str], rows: list[tuple[str, ...]]) -> str:
     """The table in Markdown: labs in order, profiles in order, then hardware; of rows for the same three the last
-    counts."""
-    latest, lines = {r[:3]: r for r in rows}, []
+    counts. Below it the labs that were not measured on a profile."""
+    latest, lines, missing = {r[:3]: r for r in rows}, [], {}
     for lab in titles:
         for profile in profiles:
             rows = sorted(r for key, r in latest.items() if key[:2] == (lab, profile))
-            lines += rows or [(lab, profile, "not measured", "", "", "")]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [HEAD, ("---",) * len(HEAD), *lines])
+            lines += rows
+            if not rows:
+                missing.setdefault(profile, []).append(lab)
+    text = "\n".join("| " + " | ".join(cells) + " |" for cells in [HEAD, ("---",) * len(HEAD), *lines])
+    numbers = {name: "every lab" if labs == titles else "Lab " + ", ".join(lab.partition(" ")[0] for lab in labs)
+               for name, labs in missing.items()}
+    open_rows = "; ".join(f"`{name}`, {numbers[name]}" for name in profiles if name in missing)
+    return text + (f"\n\nNot measured: {open_rows}." if open_rows else "")
 
 
 def update(readme: Path = ROOT / "README.md", out: Path | None = None) -> None:
